@@ -1,0 +1,7 @@
+//! The bundle: read, write, verify, partition, store.
+
+mod manifest;
+
+pub use manifest::{
+    EncoderSpec, FORMAT, FileEntry, InputBinding, Manifest, ModelSpec, RankerSpec, RetrievalSpec,
+};

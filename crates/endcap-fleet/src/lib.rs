@@ -1,0 +1,14 @@
+//! What the fleet knows and decides, as pure functions: the coordination keys and records, which worker holds which
+//! shard, the immutable routing snapshot of a gateway, and the moves of a rollout.
+//!
+//! It is *not* allowed I/O, a runtime or a clock: everything here is a function of its arguments, so that it can be
+//! tested by the million. Read [`RoutingSnapshot`] and [`RolloutRecord`] first.
+
+mod keys;
+mod records;
+
+pub use keys::{DEFAULT_PREFIX, Key, Keys, ShardKey};
+pub use records::{
+    Action, AssignmentRecord, FORMAT, FailedRecord, HistoryRecord, MemberRecord, ModelView, Models,
+    ReadyRecord, Record, RecordError, RolloutRecord, VersionRecord, VersionState, WorkerRecord, is_wanted,
+};

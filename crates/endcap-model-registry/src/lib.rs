@@ -1,0 +1,1 @@
+//! endcap-model-registry

@@ -1,0 +1,25 @@
+//! Compiles the protos with protox, a compiler in Rust, so that no `protoc` has to be installed.
+
+use std::{error::Error, path::PathBuf};
+
+use prost::Message as _;
+
+const FILES: [&str; 5] = [
+    "endcap/v1/quality.proto",
+    "endcap/v1/recommend_service.proto",
+    "endcap/v1/feature_service.proto",
+    "endcap/v1/shard_service.proto",
+    "endcap/v1/model_registry.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
+    println!("cargo:rerun-if-changed={}", root.display());
+    let descriptors = protox::compile(FILES, [&root])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .bytes(".endcap.v1")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
