@@ -1,0 +1,85 @@
+# Endcap. `make demo` runs it, `make test` passes the tests; neither needs anything installed by hand but
+# Rust, a C compiler, Python 3 with pip, and make.
+
+TOOLS      := .tools
+ORT        := $(TOOLS)/onnxruntime/libonnxruntime.so
+PIPELINES  := $(TOOLS)/pipelines
+DEMO       := deploy/demo/search-ranker.endcap
+CARGO      ?= cargo
+ARGS       ?=
+# A folder in the layout of deploy/pipelines/README.md. Empty: the simulated shop.
+DATA       ?= $(ENDCAP_DATA)
+SHARDS     ?= 4
+
+export ORT_DISABLE_TELEMETRY := 1
+export ORT_DYLIB_PATH ?= $(abspath $(ORT))
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(ORT) ## Get ONNX Runtime's library (pinned by hash) into .tools
+
+$(ORT): deploy/onnxruntime/fetch.sh
+	deploy/onnxruntime/fetch.sh $(dir $@)
+	@touch -h $@
+
+.PHONY: build
+build: $(ORT) ## Build the release binary, with ONNX Runtime's library beside it
+	$(CARGO) build --release --locked --bin endcap
+	@ln -sf $(abspath $(ORT)) target/release/libonnxruntime.so
+
+.PHONY: demo
+ifeq ($(DATA),)
+demo: build ## Run a whole fleet on the simulated shop (DATA=folder: on your data)
+	target/release/endcap demo $(ARGS)
+else
+demo: build bundles/data.endcap
+	target/release/endcap demo --bundle bundles/data.endcap $(ARGS)
+endif
+
+.PHONY: bundle
+ifeq ($(DATA),)
+bundle: build $(PIPELINES)/stamp ## Build the demo bundle from the simulated shop (DATA=folder: a bundle of your data)
+	$(CARGO) run --release --locked -p endcap-shop -- generate --seed 7 --out $(TOOLS)/shop
+	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(TOOLS)/shop --out $(TOOLS)/shop-source
+	@mkdir -p $(dir $(DEMO))
+	target/release/endcap bundle pack $(TOOLS)/shop-source --file $(DEMO) --shards $(SHARDS) --created 2026-01-01T00:00:00Z
+else
+bundle: bundles/data.endcap
+endif
+
+bundles/data.endcap: build $(PIPELINES)/stamp
+	@mkdir -p bundles
+	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(DATA) --out $(TOOLS)/data-source
+	target/release/endcap bundle pack $(TOOLS)/data-source --file $@ --shards $(SHARDS)
+
+$(PIPELINES)/stamp: deploy/pipelines/requirements.txt deploy/pipelines/setup.sh
+	deploy/pipelines/setup.sh $(PIPELINES)
+	@touch $@
+
+.PHONY: test
+test: $(ORT) $(PIPELINES)/stamp ## Run every test
+	$(CARGO) test --workspace --locked --no-fail-fast
+	$(PIPELINES)/bin/python -m pytest -q deploy/pipelines/tests
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+.PHONY: lint
+lint: ## Check format, lints and documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
+
+.PHONY: check
+check: lint test ## Exactly what CI runs
+
+.PHONY: clean
+clean: ## Remove everything that was built or fetched
+	$(CARGO) clean
+	rm -rf $(TOOLS) bundles .endcap
