@@ -1,1 +1,23 @@
-//! endcap
+//! The `endcap` binary as a library: the roles, a whole fleet in one process, and the operator's verbs.
+//!
+//! It is *not* a place for behaviour: services live in their own crates, this one composes them and talks to them
+//! over their RPCs, as anybody would. Read [`fleet::Fleet`] and [`cli::Cli`] first.
+
+mod bundle;
+pub mod cli;
+mod clients;
+mod demo;
+mod doctor;
+pub mod evaluate;
+pub mod fleet;
+mod model;
+mod output;
+mod recommend;
+mod roles;
+mod run;
+mod settings;
+mod status;
+mod view;
+
+pub use demo::{DEMO_BUNDLE, release};
+pub use run::run;

@@ -1,0 +1,188 @@
+//! `endcap evaluate`: ranking quality through the gateway, on labelled queries, beside the bundle's offline figures.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use anyhow::Context as _;
+use endcap_bundle::{Bundle, LabelledQuery};
+use endcap_proto::pb::{self, recommend_request::Target};
+use endcap_ranking::quality::{ndcg_at, precision_at, recall_at};
+use endcap_types::ItemId;
+use futures::{StreamExt as _, TryStreamExt as _};
+use serde_json::json;
+
+use crate::{
+    bundle,
+    cli::{EvaluateArgs, Global, Output},
+    clients::{self, with_deadline},
+    output::{self, Bar},
+};
+
+/// As deep as any metric here looks.
+const DEPTH: u32 = 100;
+
+/// Mean figures over the labelled queries.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    pub metrics: BTreeMap<String, f64>,
+    /// Versions that answered; more than one when a promotion happened meanwhile.
+    pub versions: BTreeSet<u64>,
+    /// Answers below the FULL rung or with a reason attached.
+    pub degraded: usize,
+    /// The bundle's own figures, computed outside the fleet.
+    pub offline: BTreeMap<String, f64>,
+}
+
+/// Measures and prints; fails when a tolerance was given and is exceeded.
+pub async fn run(global: &Global, args: EvaluateArgs) -> anyhow::Result<()> {
+    let report = measure(global, &args).await?;
+    if global.output == Output::Json {
+        output::json(&json!({
+            "metrics": report.metrics, "offline": report.offline, "versions": report.versions,
+            "degraded": report.degraded,
+        }))?;
+    } else {
+        print(&report);
+    }
+    let Some(tolerance) = args.tolerance else { return Ok(()) };
+    let offline = report.offline.get("ndcg@10").context("the bundle's evaluation.json has no ndcg@10")?;
+    let fleet = report.metrics.get("ndcg@10").context("no ndcg@10 was measured")?;
+    let difference = (offline - fleet).abs();
+    anyhow::ensure!(
+        difference <= tolerance,
+        "ndcg@10 through the fleet is {fleet:.4}, outside it {offline:.4}: they differ by {difference:.4}, \
+         allowed are {tolerance}"
+    );
+    Ok(())
+}
+
+/// Asks every labelled query and averages.
+pub async fn measure(global: &Global, args: &EvaluateArgs) -> anyhow::Result<Report> {
+    let (labels, offline, catalogue) = labelled(args)?;
+    anyhow::ensure!(!labels.is_empty(), "there are no labelled queries; give some with --labels FILE");
+    let bar = Bar::new();
+    let client = clients::gateway(&global.gateway)?;
+    let mut answers = futures::stream::iter(labels.iter().map(|labelled| {
+        let mut client = client.clone();
+        async move {
+            let request = request(args, &labelled.query);
+            let answer = client
+                .recommend(with_deadline(request, args.deadline))
+                .await
+                .map_err(|e| output::remote(&format!("query {:?}", labelled.query), &global.gateway, &e))?;
+            anyhow::Ok((labelled, answer.into_inner()))
+        }
+    }))
+    .buffer_unordered(args.concurrency.max(1));
+
+    let mut sums = Sums::default();
+    while let Some((labelled, answer)) = answers.try_next().await? {
+        sums.add(labelled, &answer)?;
+        endcap_bundle::Progress::step(&bar, "labelled queries", sums.queries as u64, labels.len() as u64);
+    }
+    bar.finish();
+    Ok(sums.report(offline, catalogue))
+}
+
+fn request(args: &EvaluateArgs, query: &str) -> pb::RecommendRequest {
+    pb::RecommendRequest {
+        model: args.model.clone(),
+        target: args.version.map(Target::Version),
+        query: query.to_owned(),
+        limit: DEPTH,
+        ..Default::default()
+    }
+}
+
+type Labels = (Vec<LabelledQuery>, BTreeMap<String, f64>, Option<u64>);
+
+fn labelled(args: &EvaluateArgs) -> anyhow::Result<Labels> {
+    let (mut labels, mut offline, mut catalogue) = (Vec::new(), BTreeMap::new(), None);
+    if let Some(path) = &args.bundle {
+        let opened = bundle::open(path)?;
+        let bundle: &Bundle = &opened;
+        labels = bundle.labels()?;
+        offline = bundle.evaluation()?.metrics;
+        catalogue = Some(bundle.manifest().items_total);
+    }
+    if let Some(path) = &args.labels {
+        labels = read_labels(path)?;
+    }
+    Ok((labels, offline, catalogue))
+}
+
+fn read_labels(path: &Path) -> anyhow::Result<Vec<LabelledQuery>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read labels {}", path.display()))?;
+    text.lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(i, line)| {
+            serde_json::from_str(line).with_context(|| {
+                format!("{} line {}: expected {{\"query_id\", \"query\", \"gains\"}}", path.display(), i + 1)
+            })
+        })
+        .collect()
+}
+
+#[derive(Default)]
+struct Sums {
+    queries: usize,
+    ndcg_10: f64,
+    recall_10: f64,
+    recall_100: f64,
+    precision_10: f64,
+    shown: BTreeSet<ItemId>,
+    versions: BTreeSet<u64>,
+    degraded: usize,
+}
+
+impl Sums {
+    fn add(&mut self, labelled: &LabelledQuery, answer: &pb::RecommendResponse) -> anyhow::Result<()> {
+        let quality = answer.quality.as_ref().context("an answer has no quality block")?;
+        let ranking: Vec<ItemId> = answer.items.iter().map(|item| item.item_id.clone()).collect();
+        self.queries += 1;
+        self.ndcg_10 += ndcg_at(10, &ranking, &labelled.gains);
+        self.recall_10 += recall_at(10, &ranking, &labelled.gains);
+        self.recall_100 += recall_at(100, &ranking, &labelled.gains);
+        self.precision_10 += precision_at(10, &ranking, &labelled.gains);
+        self.shown.extend(ranking.into_iter().take(10));
+        self.versions.insert(quality.version);
+        let flawless = quality.rung() == pb::Rung::Full && quality.degradation_reasons.is_empty();
+        self.degraded += usize::from(!flawless);
+        Ok(())
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "means of small counts")]
+    fn report(self, offline: BTreeMap<String, f64>, catalogue: Option<u64>) -> Report {
+        let queries = self.queries.max(1) as f64;
+        let mut metrics = BTreeMap::from([
+            ("ndcg@10".to_owned(), self.ndcg_10 / queries),
+            ("recall@10".to_owned(), self.recall_10 / queries),
+            ("recall@100".to_owned(), self.recall_100 / queries),
+            ("precision@10".to_owned(), self.precision_10 / queries),
+            ("queries".to_owned(), self.queries as f64),
+        ]);
+        if let Some(items) = catalogue.filter(|items| *items > 0) {
+            metrics.insert("coverage@10".to_owned(), self.shown.len() as f64 / items as f64);
+        }
+        Report { metrics, versions: self.versions, degraded: self.degraded, offline }
+    }
+}
+
+fn print(report: &Report) {
+    let mut table = output::table(&["metric", "fleet", "offline", "difference"], &[1, 2, 3]);
+    for (name, value) in &report.metrics {
+        let offline = report.offline.get(name);
+        table.add_row([
+            name.clone(),
+            format!("{value:.4}"),
+            offline.map_or_else(|| "-".to_owned(), |o| format!("{o:.4}")),
+            offline.map_or_else(|| "-".to_owned(), |o| format!("{:+.4}", value - o)),
+        ]);
+    }
+    output::line(table);
+    let versions: Vec<_> = report.versions.iter().map(u64::to_string).collect();
+    output::line(format!("version {} · {} degraded answers", versions.join(", "), report.degraded));
+}

@@ -1,0 +1,122 @@
+//! `endcap gateway|worker|registry|feature-cache`: one role as its own process.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use endcap_bundle::BundleStore;
+use endcap_coordination::{Coordinator, EmbeddedCoordinator};
+use endcap_inference::Runtime;
+use endcap_service::{Readiness, Settings, task::Tasks};
+use tokio_util::sync::CancellationToken;
+
+use crate::{cli::RoleArgs, demo, output, settings};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Gateway,
+    Worker,
+    Registry,
+    FeatureCache,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Worker => "worker",
+            Self::Registry => "registry",
+            Self::FeatureCache => "feature-cache",
+        }
+    }
+}
+
+/// The settings of every role, read before anything is started, so that all mistakes show at once.
+struct Read {
+    common: Option<settings::Common>,
+    gateway: Option<endcap_gateway::Config>,
+    worker: Option<endcap_shard_worker::Config>,
+    registry: Option<endcap_model_registry::Config>,
+    feature_cache: Option<endcap_feature_cache::Config>,
+}
+
+/// Runs a role until SIGTERM or Ctrl-C, then drains.
+pub async fn run(role: Role, args: RoleArgs) -> anyhow::Result<()> {
+    let env = settings::process_environment();
+    let mut settings = Settings::load(args.config.config.as_deref(), &env, &args.config.set)?;
+    let read = read(role, &mut settings);
+    let Read { common, gateway, worker, registry, feature_cache } = settings.finish(Some(read))?;
+    if args.check_config {
+        for (key, value, source) in settings.effective() {
+            output::line(format!("{key} = {value}  # {source}"));
+        }
+        return Ok(());
+    }
+    let common = common.context("settings were checked")?;
+    let id = args.id.unwrap_or_else(|| default_id(role));
+    let coordinator: Arc<dyn Coordinator> = Arc::new(EmbeddedCoordinator::open(&common.coordination_path)?);
+    let store = Arc::new(BundleStore::open(&common.store_url, &common.cache_dir)?);
+    let keys = common.keys.clone();
+    let tasks = Tasks::new();
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    tasks.spawn("signals", async move {
+        demo::interrupted().await;
+        stop.cancel();
+    });
+    let served = match role {
+        Role::Gateway => {
+            let deps = endcap_gateway::Deps { coordinator, keys, store, id };
+            let app = endcap_gateway::App::build(gateway.context("settings were checked")?, deps).await?;
+            admin(&mut settings, app.readiness(), &tasks).await?;
+            app.serve(shutdown).await
+        }
+        Role::Worker => {
+            let runtime = Runtime::load(&common.runtime)?;
+            let deps = endcap_shard_worker::Deps { coordinator, keys, store, runtime, id };
+            let app = endcap_shard_worker::App::build(worker.context("settings were checked")?, deps).await?;
+            admin(&mut settings, app.readiness(), &tasks).await?;
+            app.serve(shutdown).await
+        }
+        Role::Registry => {
+            let deps = endcap_model_registry::Deps { coordinator, keys, store, id };
+            let app =
+                endcap_model_registry::App::build(registry.context("settings were checked")?, deps).await?;
+            admin(&mut settings, app.readiness(), &tasks).await?;
+            app.serve(shutdown).await
+        }
+        Role::FeatureCache => {
+            let deps = endcap_feature_cache::Deps { coordinator, keys, id };
+            let config = feature_cache.context("settings were checked")?;
+            let app = endcap_feature_cache::App::build(config, deps).await?;
+            admin(&mut settings, app.readiness(), &tasks).await?;
+            app.serve(shutdown).await
+        }
+    };
+    let ended = tasks.shutdown(std::time::Duration::from_secs(1)).await.map_err(anyhow::Error::from);
+    served.and(ended)
+}
+
+fn read(role: Role, settings: &mut Settings) -> Read {
+    Read {
+        common: settings::Common::read(settings),
+        gateway: (role == Role::Gateway).then(|| endcap_gateway::Config::read(settings)).flatten(),
+        worker: (role == Role::Worker).then(|| endcap_shard_worker::Config::read(settings)).flatten(),
+        registry: (role == Role::Registry).then(|| endcap_model_registry::Config::read(settings)).flatten(),
+        feature_cache: (role == Role::FeatureCache)
+            .then(|| endcap_feature_cache::Config::read(settings))
+            .flatten(),
+    }
+}
+
+async fn admin(settings: &mut Settings, readiness: Readiness, tasks: &Tasks) -> anyhow::Result<()> {
+    let address = settings::serve_admin(settings, vec![readiness], tasks).await?;
+    tracing::info!(%address, "admin listens");
+    Ok(())
+}
+
+fn default_id(role: Role) -> String {
+    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let host = host.trim();
+    let host = if host.is_empty() { "local" } else { host };
+    format!("{}-{host}-{}", role.as_str(), std::process::id())
+}

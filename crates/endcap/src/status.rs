@@ -1,0 +1,172 @@
+//! `endcap status`: the fleet as a tree.
+
+use std::collections::BTreeMap;
+
+use endcap_proto::pb;
+use serde_json::json;
+
+use crate::{
+    cli::{Global, Output},
+    clients::{self, with_deadline},
+    output, view,
+};
+
+/// Asks the registry and prints.
+pub async fn run(global: &Global) -> anyhow::Result<()> {
+    let fleet = clients::registry(&global.registry)?
+        .get_fleet(with_deadline(pb::GetFleetRequest {}, std::time::Duration::from_secs(10)))
+        .await
+        .map_err(|e| output::remote("status", &global.registry, &e))?
+        .into_inner();
+    match global.output {
+        Output::Json => output::json(&as_json(&fleet)),
+        Output::Table => {
+            tree(&fleet).iter().for_each(output::line);
+            Ok(())
+        }
+    }
+}
+
+/// Replicas of one version: by shard, the worker and its state.
+type Shards<'a> = BTreeMap<u32, Vec<&'a pb::Replica>>;
+
+/// The tree's lines: models with versions, shards and replicas, then who takes part.
+pub fn tree(fleet: &pb::GetFleetResponse) -> Vec<String> {
+    let mut lines = Vec::new();
+    for model in &fleet.models {
+        let aliases = model.rollout.as_ref().map_or_else(|| "no alias yet".to_owned(), view::aliases);
+        lines.push(format!("model {} · {aliases}", model.name));
+        let last = model.versions.len().saturating_sub(1);
+        for (i, version) in model.versions.iter().enumerate() {
+            let (branch, trunk) = if i == last { ("└─", "  ") } else { ("├─", "│ ") };
+            lines.push(format!("{branch} {}", version_line(version)));
+            let shards = shards_of(fleet, version);
+            let last_shard = shards.len().saturating_sub(1);
+            for (j, (shard, replicas)) in shards.into_iter().enumerate() {
+                let twig = if j == last_shard { "└─" } else { "├─" };
+                lines.push(format!("{trunk} {twig} shard {shard}: {}", replicas_text(&replicas)));
+            }
+        }
+    }
+    if fleet.models.is_empty() {
+        lines.push("no models yet; `endcap model register FILE --promote` adds one".to_owned());
+    }
+    for worker in &fleet.workers {
+        lines.push(format!(
+            "worker {} · {} · {} · {} of {} used · {}",
+            worker.id,
+            worker.endpoint,
+            worker.device,
+            output::bytes(worker.memory_used_bytes),
+            output::bytes(worker.memory_budget_bytes),
+            worker.build
+        ));
+    }
+    for member in &fleet.members {
+        lines.push(format!("{} {} · {} · {}", member.role, member.id, member.endpoint, member.build));
+    }
+    lines
+}
+
+fn version_line(version: &pb::ModelVersion) -> String {
+    let mut text = format!("version {} · {}", version.version, view::state(version));
+    if !version.aliases.is_empty() {
+        text.push_str(&format!(" · {}", version.aliases.join(", ")));
+    }
+    text.push_str(&format!(
+        " · {} items in {} shards · {}",
+        version.items_total,
+        version.shard_count,
+        version.digest.chars().take(12).collect::<String>()
+    ));
+    if !version.failure.is_empty() {
+        text.push_str(&format!(" · {}", version.failure));
+    }
+    text
+}
+
+fn shards_of<'a>(fleet: &'a pb::GetFleetResponse, version: &pb::ModelVersion) -> Shards<'a> {
+    let mut shards = Shards::new();
+    for replica in &fleet.replicas {
+        if replica.model == version.model && replica.version == version.version {
+            shards.entry(replica.shard).or_default().push(replica);
+        }
+    }
+    shards
+}
+
+fn replicas_text(replicas: &[&pb::Replica]) -> String {
+    let texts: Vec<_> = replicas
+        .iter()
+        .map(|replica| {
+            let state = view::replica_state(replica.state());
+            let detail =
+                if replica.detail.is_empty() { String::new() } else { format!(" ({})", replica.detail) };
+            format!("{} {state}{detail}", replica.worker)
+        })
+        .collect();
+    texts.join(", ")
+}
+
+fn as_json(fleet: &pb::GetFleetResponse) -> serde_json::Value {
+    json!({
+        "models": fleet.models.iter().map(view::model_json).collect::<Vec<_>>(),
+        "replicas": fleet.replicas.iter().map(|replica| json!({
+            "model": replica.model, "version": replica.version, "shard": replica.shard,
+            "worker": replica.worker, "state": view::replica_state(replica.state()), "detail": replica.detail,
+        })).collect::<Vec<_>>(),
+        "workers": fleet.workers.iter().map(|worker| json!({
+            "id": worker.id, "endpoint": worker.endpoint, "device": worker.device, "build": worker.build,
+            "memory_budget_bytes": worker.memory_budget_bytes, "memory_used_bytes": worker.memory_used_bytes,
+        })).collect::<Vec<_>>(),
+        "members": fleet.members.iter().map(|member| json!({
+            "role": member.role, "id": member.id, "endpoint": member.endpoint, "build": member.build,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_shows_versions_shards_and_replicas() {
+        let version = |number| pb::ModelVersion {
+            model: "m".into(),
+            version: number,
+            digest: "ab".repeat(32),
+            shard_count: 2,
+            items_total: 9,
+            state: pb::VersionState::Validated.into(),
+            aliases: if number == 2 { vec!["stable".into()] } else { Vec::new() },
+            ..Default::default()
+        };
+        let replica = |shard, worker: &str, state: pb::ReplicaState| pb::Replica {
+            model: "m".into(),
+            version: 2,
+            shard,
+            worker: worker.into(),
+            state: state.into(),
+            ..Default::default()
+        };
+        let fleet = pb::GetFleetResponse {
+            models: vec![pb::Model { name: "m".into(), rollout: None, versions: vec![version(1), version(2)] }],
+            replicas: vec![
+                replica(0, "w1", pb::ReplicaState::Ready),
+                replica(0, "w2", pb::ReplicaState::Loading),
+                replica(1, "w1", pb::ReplicaState::Ready),
+            ],
+            ..Default::default()
+        };
+        assert_eq!(
+            tree(&fleet),
+            [
+                "model m · no alias yet",
+                "├─ version 1 · validated · 9 items in 2 shards · abababababab",
+                "└─ version 2 · validated · stable · 9 items in 2 shards · abababababab",
+                "   ├─ shard 0: w1 ready, w2 loading",
+                "   └─ shard 1: w1 ready",
+            ]
+        );
+    }
+}

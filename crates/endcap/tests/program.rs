@@ -1,0 +1,204 @@
+//! The program as its users run it: real processes, their output, their exit codes, their signals.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+fn endcap(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_endcap"));
+    command
+        .env("HOME", home)
+        .env_remove("ORT_DISABLE_TELEMETRY")
+        .env("ORT_DYLIB_PATH", library())
+        .env("USER", "tester")
+        .current_dir(home)
+        .stdin(Stdio::null());
+    command
+}
+
+fn library() -> std::path::PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    std::env::var_os("ORT_DYLIB_PATH")
+        .map_or_else(|| root.join(".tools/onnxruntime/libonnxruntime.so"), Into::into)
+}
+
+fn text(output: &Output) -> (String, String) {
+    (String::from_utf8_lossy(&output.stdout).into(), String::from_utf8_lossy(&output.stderr).into())
+}
+
+#[test]
+fn the_demo_answers_and_ends_by_itself_and_leaves_nothing_at_home() {
+    let home = tempfile::tempdir().unwrap();
+    let output = endcap(home.path()).args(["demo", "--once"]).output().unwrap();
+    let (stdout, stderr) = text(&output);
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    for expected in ["FULL", "search-ranker version 1 (stable)", "4 of 4 shards", "score", "brand"] {
+        assert!(stdout.contains(expected), "no {expected:?} in:\n{stdout}\n{stderr}");
+    }
+    // ONNX Runtime's telemetry would leave a device id below ~/.cache; nothing else belongs here either.
+    let left: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
+}
+
+/// A `dev` fleet as a process, killed when dropped.
+struct Dev {
+    child: Child,
+    gateway: String,
+    registry: String,
+}
+
+impl Dev {
+    fn start(home: &Path, extra: &[&str]) -> Self {
+        let mut child = endcap(home)
+            .args(["dev", "--data-dir", "state"])
+            .args(["--set", "gateway.grpc.listen=127.0.0.1:0", "--set", "registry.grpc.listen=127.0.0.1:0"])
+            .args(["--set", "admin.listen=127.0.0.1:0"])
+            .args(extra)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut first = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+        let address = |role: &str| {
+            let (_, rest) = first.split_once(role).unwrap_or_else(|| panic!("no {role} in {first:?}"));
+            rest.split_whitespace().next().unwrap().to_owned()
+        };
+        Self { gateway: address("gateway "), registry: address("registry "), child }
+    }
+
+    fn run(&self, home: &Path, arguments: &[&str]) -> Output {
+        endcap(home)
+            .args(["--registry", &self.registry, "--gateway", &self.gateway])
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _already_gone = self.child.kill();
+        let _already_gone = self.child.wait();
+    }
+}
+
+#[test]
+fn a_killed_fleet_starts_again_with_its_versions_aliases_and_history() {
+    let home = tempfile::tempdir().unwrap();
+    let bundle = home.path().join("demo.endcap");
+    std::fs::write(&bundle, endcap::DEMO_BUNDLE).unwrap();
+    let mut dev = Dev::start(home.path(), &[]);
+    let registered = dev.run(home.path(), &["model", "register", "demo.endcap", "--promote", "--reason", "first"]);
+    assert!(registered.status.success(), "{:?}", text(&registered));
+    let show = |dev: &Dev| {
+        ["list", "history search-ranker"]
+            .map(|verb| {
+                let arguments: Vec<&str> = ["-o", "json", "model"].into_iter().chain(verb.split(' ')).collect();
+                let output = dev.run(home.path(), &arguments);
+                assert!(output.status.success(), "{verb}: {:?}", text(&output));
+                text(&output).0
+            })
+            .join("\n")
+    };
+    let before = show(&dev);
+    assert!(before.contains("\"promoted\"") && before.contains("\"stable\""), "{before}");
+    dev.signal("-KILL");
+    dev.child.wait().unwrap();
+
+    let dev = Dev::start(home.path(), &[]);
+    assert_eq!(show(&dev), before);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let output = dev.run(home.path(), &["-o", "json", "recommend", "kettle", "--deadline", "5s"]);
+        if text(&output).0.contains("\"FULL\"") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no full answer after a restart: {:?}", text(&output));
+    }
+    let status = dev.run(home.path(), &["status"]);
+    assert!(text(&status).0.contains("ready"), "{:?}", text(&status));
+}
+
+#[test]
+fn sigterm_drains_and_ends_within_five_seconds() {
+    let home = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start(home.path(), &[]);
+    let asked = Instant::now();
+    dev.signal("-TERM");
+    let status = dev.child.wait().unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(5), "took {:?}", asked.elapsed());
+    let mut rest = String::new();
+    dev.child.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+    assert!(status.success(), "{status}: {rest}");
+}
+
+#[test]
+fn wrong_settings_are_listed_at_once_and_exit_64() {
+    let home = tempfile::tempdir().unwrap();
+    let output = endcap(home.path())
+        .args(["gateway", "--set", "gateway.default_deadline=soon", "--set", "gateway.max_limit=many"])
+        .env("ENDCAP_GATEWAY__NO_SUCH_KEY", "1")
+        .output()
+        .unwrap();
+    let (_, stderr) = text(&output);
+    assert_eq!(output.status.code(), Some(64), "{stderr}");
+    for expected in ["gateway.default_deadline", "soon", "gateway.max_limit", "many", "no_such_key"] {
+        assert!(stderr.contains(expected), "no {expected:?} in:\n{stderr}");
+    }
+}
+
+#[test]
+fn the_shipped_settings_are_valid_for_every_role() {
+    let home = tempfile::tempdir().unwrap();
+    for role in ["gateway", "worker", "registry", "feature-cache"] {
+        let output = endcap(home.path()).args([role, "--check-config"]).output().unwrap();
+        assert!(output.status.success(), "{role}: {:?}", text(&output));
+    }
+}
+
+#[test]
+fn a_missing_library_is_a_readable_error_with_the_command_that_mends_it() {
+    let home = tempfile::tempdir().unwrap();
+    let output =
+        endcap(home.path()).args(["demo", "--once"]).env("ORT_DYLIB_PATH", "/nowhere/lib.so").output().unwrap();
+    let (_, stderr) = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("/nowhere/lib.so") && stderr.contains("make setup"), "{stderr}");
+}
+
+#[test]
+fn the_doctor_finds_a_sound_machine_sound() {
+    let home = tempfile::tempdir().unwrap();
+    let output = endcap(home.path()).args(["-o", "json", "doctor"]).output().unwrap();
+    assert!(output.status.success(), "{:?}", text(&output));
+}
+
+#[test]
+fn a_dead_registry_is_told_with_what_to_do() {
+    let home = tempfile::tempdir().unwrap();
+    let output = endcap(home.path())
+        .args(["--registry", "http://127.0.0.1:1", "model", "list"])
+        .output()
+        .unwrap();
+    let (_, stderr) = text(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("http://127.0.0.1:1") && stderr.contains("endcap demo"), "{stderr}");
+}
+
+#[test]
+fn completions_are_printed_for_shells() {
+    let home = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = endcap(home.path()).args(["completions", shell]).output().unwrap();
+        assert!(text(&output).0.contains("recommend"), "{shell}");
+    }
+}

@@ -1,0 +1,173 @@
+//! The main job end to end on tiny bundles: release, answer, restart, and agree with a single-process oracle.
+
+use std::collections::BTreeMap;
+
+use endcap_bundle::{Bundle, test_util::TinyOptions};
+use endcap_proto::pb::{self, recommend_request::Target};
+use endcap_tests::{MODEL, TestFleet, eventually, query, tiny, timed};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_brings_back_versions_aliases_and_history() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut fleet = TestFleet::start(folder.path(), 2, &[]).await.unwrap();
+    let one = fleet.release(&tiny(&variant("one"), 3).unwrap().bytes).await.unwrap();
+    let two = fleet.release(&tiny(&variant("two"), 3).unwrap().bytes).await.unwrap();
+    fleet.rollback().await.unwrap();
+    let before = (models(&mut fleet).await, history(&mut fleet).await);
+    assert_eq!(before.0[0].rollout.as_ref().unwrap().aliases["stable"], one);
+    assert_eq!(before.0[0].rollout.as_ref().unwrap().aliases["last_good"], two);
+    assert!(before.1.len() >= 7, "two registrations, two validations, three moves: {:?}", before.1);
+    fleet.fleet.stop().await.unwrap();
+
+    let mut fleet = TestFleet::start(folder.path(), 2, &[]).await.unwrap();
+    assert_eq!((models(&mut fleet).await, history(&mut fleet).await), before);
+    fleet.until_answering(one).await.unwrap();
+    fleet.fleet.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_merged_answer_equals_a_single_process_oracle_for_every_shard_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut fleet = TestFleet::start(folder.path(), 2, &[]).await.unwrap();
+    let mut reference: Option<Vec<Vec<(String, u32)>>> = None;
+    let queries = ["red kettle", "blue", "kettle without red", "zzz unknown words", "green lamp large"];
+    for shards in [1, 2, 4, 7] {
+        let packed = tiny(&TinyOptions { items: 500, ..variant(&format!("s{shards}")) }, shards).unwrap();
+        let version = fleet.release(&packed.bytes).await.unwrap();
+        let mut answers = Vec::new();
+        for text in queries {
+            let mut request = query(text);
+            request.get_mut().limit = 50;
+            let answer = fleet.gateway.recommend(request).await.unwrap().into_inner();
+            let quality = answer.quality.unwrap();
+            assert_eq!((quality.version, quality.rung()), (version, pb::Rung::Full), "{quality:?}");
+            let coverage = quality.coverage.unwrap();
+            assert_eq!((coverage.shards_total, coverage.shards_ok), (shards, shards));
+            assert_eq!((coverage.items_scored, coverage.items_total), (500, 500));
+            answers.push(answer.items.into_iter().map(|i| (i.item_id, i.score.to_bits())).collect::<Vec<_>>());
+        }
+        assert!(answers.iter().all(|items| items.len() == 50));
+        // One shard is the oracle: one process, one index, one sort over the whole catalogue.
+        match &reference {
+            None => reference = Some(answers),
+            Some(reference) => assert_eq!(&answers, reference, "{shards} shards"),
+        }
+    }
+    fleet.fleet.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rerank_returns_the_callers_candidates_in_rank_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut fleet = TestFleet::start(folder.path(), 2, &[]).await.unwrap();
+    let packed = tiny(&variant("rerank"), 4).unwrap();
+    fleet.release(&packed.bytes).await.unwrap();
+    let mut ids = all_ids(&Bundle::open(&packed.folder.path().join("bundle")).unwrap());
+    ids.truncate(30);
+    ids.push("not-in-the-catalogue".into());
+    let request = pb::RecommendRequest {
+        query: "red kettle".into(),
+        candidates: ids.clone(),
+        limit: 30,
+        exclude: vec![ids[3].clone()],
+        ..Default::default()
+    };
+    let answer = fleet.gateway.recommend(timed(request)).await.unwrap().into_inner();
+    let found: Vec<_> = answer.items.iter().map(|item| item.item_id.clone()).collect();
+    assert_eq!(found.len(), 29);
+    assert!(!found.contains(&ids[3]), "an excluded item was shown");
+    assert!(found.iter().all(|id| ids.contains(id)));
+    let ranked = |a: &pb::RankedItem, b: &pb::RankedItem| {
+        a.score > b.score || (a.score == b.score && a.item_id < b.item_id)
+    };
+    assert!(answer.items.is_sorted_by(ranked), "score descending, then item id ascending");
+    assert_eq!(answer.unknown_candidates, ["not-in-the-catalogue"]);
+    let reasons: Vec<_> = answer.quality.as_ref().unwrap().degradation_reasons().collect();
+    assert_eq!(reasons, [pb::DegradationReason::UnknownCandidates]);
+    fleet.fleet.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn user_features_reach_the_ranking_and_their_absence_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut fleet = TestFleet::start(folder.path(), 1, &[]).await.unwrap();
+    let packed = tiny(&variant("features"), 2).unwrap();
+    fleet.release(&packed.bytes).await.unwrap();
+    let bundle = Bundle::open(&packed.folder.path().join("bundle")).unwrap();
+    let schema = bundle.features().unwrap();
+    let user = schema
+        .iter()
+        .find(|spec| spec.name.namespace() == endcap_types::Namespace::User)
+        .expect("the tiny bundle has a user feature")
+        .name
+        .clone();
+
+    let mut ask = query("red kettle");
+    ask.get_mut().user_id = "ada".into();
+    let answer = fleet.gateway.recommend(ask).await.unwrap().into_inner();
+    let reasons: Vec<_> = answer.quality.as_ref().unwrap().degradation_reasons().collect();
+    assert_eq!(reasons, [pb::DegradationReason::FeaturesMissing]);
+
+    let url = format!("http://{}", fleet.fleet.feature_cache);
+    let mut cache = pb::feature_service_client::FeatureServiceClient::new(endcap_tests::channel(&url).unwrap());
+    let value = pb::FeatureValue { floats: vec![5.0], ints: Vec::new() };
+    let group = pb::FeatureGroup {
+        key: Some(pb::FeatureKey { namespace: "user".into(), entity_id: "ada".into() }),
+        values: [(user.to_string(), value)].into(),
+        ..Default::default()
+    };
+    cache.put_features(timed(pb::PutFeaturesRequest { groups: vec![group] })).await.unwrap();
+
+    // The next request sees it.
+    let mut ask = query("red kettle");
+    ask.get_mut().user_id = "ada".into();
+    let with = fleet.gateway.recommend(ask).await.unwrap().into_inner();
+    assert!(with.quality.as_ref().unwrap().degradation_reasons.is_empty(), "{:?}", with.quality);
+    let scores = |answer: &pb::RecommendResponse| {
+        answer.items.iter().map(|i| (i.item_id.clone(), i.score.to_bits())).collect::<BTreeMap<_, _>>()
+    };
+    assert_ne!(scores(&with), scores(&answer), "the user's feature changed nothing");
+    fleet.fleet.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pinned_versions_and_aliases_answer_side_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut fleet = TestFleet::start(folder.path(), 2, &[]).await.unwrap();
+    let one = fleet.release(&tiny(&variant("one"), 2).unwrap().bytes).await.unwrap();
+    let two = fleet.release(&tiny(&variant("two"), 5).unwrap().bytes).await.unwrap();
+    for (target, version) in [
+        (Target::Version(one), one),
+        (Target::Version(two), two),
+        (Target::Alias("stable".into()), two),
+        (Target::Alias("last_good".into()), one),
+    ] {
+        let mut gateway = fleet.gateway.clone();
+        eventually("the target is answered by its version", async || {
+            let mut ask = query("red kettle");
+            ask.get_mut().target = Some(target.clone());
+            let answer = gateway.recommend(ask).await.unwrap().into_inner();
+            answer.quality.unwrap().version == version
+        })
+        .await
+        .unwrap();
+    }
+    fleet.fleet.stop().await.unwrap();
+}
+
+fn variant(name: &str) -> TinyOptions {
+    TinyOptions { variant: name.into(), ..TinyOptions::default() }
+}
+
+async fn models(fleet: &mut TestFleet) -> Vec<pb::Model> {
+    fleet.registry.list_models(timed(pb::ListModelsRequest::default())).await.unwrap().into_inner().models
+}
+
+async fn history(fleet: &mut TestFleet) -> Vec<pb::HistoryEntry> {
+    let request = pb::GetHistoryRequest { model: MODEL.into(), after_sequence: 0 };
+    fleet.registry.get_history(timed(request)).await.unwrap().into_inner().entries
+}
+
+fn all_ids(bundle: &Bundle) -> Vec<String> {
+    bundle.manifest().shard_count.indices().flat_map(|shard| bundle.items(shard).unwrap().ids).collect()
+}
