@@ -6,9 +6,13 @@
 
 mod keys;
 mod records;
+mod snapshot;
 
 pub use keys::{DEFAULT_PREFIX, Key, Keys, ShardKey};
 pub use records::{
     Action, AssignmentRecord, FORMAT, FailedRecord, HistoryRecord, MemberRecord, ModelView, Models,
     ReadyRecord, Record, RecordError, RolloutRecord, VersionRecord, VersionState, WorkerRecord, is_wanted,
+};
+pub use snapshot::{
+    FleetView, ReadyReplicas, Replica, Route, RouteError, RoutingSnapshot, Target, missing_shards,
 };

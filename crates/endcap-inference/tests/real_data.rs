@@ -40,7 +40,7 @@ struct GoldenRanker {
 #[derive(Deserialize)]
 struct GoldenCase {
     features: Vec<Vec<f32>>,
-    scores: Vec<f32>,
+    score: Vec<f32>,
 }
 
 fn encoder(data: &Path) -> Result<(), Failed> {
@@ -79,7 +79,7 @@ fn ranker(data: &Path) -> Result<(), Failed> {
         let width = case.features[0].len();
         let data = TensorData::F32(case.features.into_iter().flatten().collect());
         let ran = executor.run_blocking(vec![Tensor { width, data }], rows)?;
-        near(&case.scores, &ran.output)?;
+        near(&case.score, &ran.output)?;
     }
     Ok(())
 }
