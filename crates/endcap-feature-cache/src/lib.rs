@@ -1,1 +1,13 @@
-//! endcap-feature-cache
+//! The feature-cache: user and session features with a time to live, in memory.
+//!
+//! It is *not* a source of truth: what it has lost is missing, and the gateway ranks with defaults and says so. Read
+//! [`App`] and the `FeatureService` proto first.
+
+mod app;
+mod config;
+mod grpc;
+mod request;
+mod store;
+
+pub use app::{App, Deps};
+pub use config::Config;

@@ -136,7 +136,8 @@ impl ShardTable {
             .collect()
     }
 
-    pub(crate) fn similarity(&self, row: u32, vector: &[f32]) -> f32 {
+    /// Inner product of an item's vector and `vector`, which must be [`ShardTable::dim`] long; 0 without vectors.
+    pub fn similarity(&self, row: u32, vector: &[f32]) -> f32 {
         let Some(vectors) = &self.vectors else { return 0.0 };
         let start = row as usize * vectors.dim;
         scan::dot(&vectors.data[start..start + vectors.dim], vector)

@@ -1,0 +1,68 @@
+//! Composition of the feature-cache.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use endcap_coordination::{Coordinator, Session};
+use endcap_fleet::{Keys, MemberRecord, Record as _};
+use endcap_proto::pb::feature_service_server::FeatureServiceServer;
+use endcap_service::{GrpcServer, Readiness, task::Tasks};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Config, grpc::FeatureGrpc, store::Store};
+
+/// What the feature-cache needs from outside.
+#[derive(Debug)]
+pub struct Deps {
+    pub coordinator: Arc<dyn Coordinator>,
+    pub keys: Keys,
+    pub id: String,
+}
+
+/// A feature-cache that listens and is known to the fleet.
+#[derive(Debug)]
+pub struct App {
+    server: GrpcServer,
+    readiness: Readiness,
+    session: Session,
+    tasks: Tasks,
+}
+
+impl App {
+    pub async fn build(config: Config, deps: Deps) -> anyhow::Result<Self> {
+        let tasks = Tasks::new();
+        let store = Store::new(config.max_entries, config.default_ttl);
+        let server = GrpcServer::bind("feature-cache", config.grpc).await?;
+        let (session, driver) =
+            Session::start(deps.coordinator, config.lease_ttl).await.context("register the feature-cache")?;
+        let token = tasks.token();
+        tasks.spawn("session", async move { token.run_until_cancelled(driver).await });
+        let record =
+            MemberRecord { endpoint: server.advertised(), build: env!("CARGO_PKG_VERSION").to_owned() };
+        session.put(deps.keys.feature_cache(&deps.id), record.to_json()).await?;
+        let server = server.add_service(FeatureServiceServer::new(FeatureGrpc { store }));
+        Ok(Self { server, readiness: Readiness::new(), session, tasks })
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
+    }
+
+    /// Serves until `shutdown`, then drains and leaves the fleet.
+    pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let session = self.session.clone();
+        let leave = async {
+            shutdown.cancelled().await;
+            // First of all: nobody should begin to ask a cache that is about to go.
+            session.close().await
+        };
+        let (served, left) = tokio::join!(self.server.serve(self.readiness, shutdown.clone()), leave);
+        self.tasks.shutdown(Duration::from_secs(1)).await?;
+        served?;
+        Ok(left?)
+    }
+}

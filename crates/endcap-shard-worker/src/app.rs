@@ -1,0 +1,111 @@
+//! Composition of a worker.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use endcap_bundle::BundleStore;
+use endcap_coordination::{Coordinator, Mirror, Session};
+use endcap_fleet::Keys;
+use endcap_inference::Runtime;
+use endcap_proto::pb::shard_service_server::ShardServiceServer;
+use endcap_service::{GrpcServer, Readiness, task::Tasks};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config, assignment::Follower, grpc::ShardGrpc, holdings::Holdings, load::Loader, publish::Publisher,
+    score::Score,
+};
+
+/// A request of 10,000 items with fields is far below this.
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// What a worker needs from outside.
+#[derive(Debug)]
+pub struct Deps {
+    pub coordinator: Arc<dyn Coordinator>,
+    pub keys: Keys,
+    pub store: Arc<BundleStore>,
+    pub runtime: Runtime,
+    pub id: String,
+}
+
+/// A worker that listens and follows its assignments.
+#[derive(Debug)]
+pub struct App {
+    server: GrpcServer,
+    readiness: Readiness,
+    session: Session,
+    tasks: Tasks,
+}
+
+impl App {
+    pub async fn build(config: Config, deps: Deps) -> anyhow::Result<Self> {
+        let tasks = Tasks::new();
+        let drain_delay = config.grpc.drain_delay;
+        let server = GrpcServer::bind("worker", config.grpc).await?;
+        let coordinator = deps.coordinator;
+        let (session, driver) =
+            Session::start(Arc::clone(&coordinator), config.lease_ttl).await.context("register the worker")?;
+        run(&tasks, "session", driver);
+        let (entries, driver) = Mirror::start(coordinator, vec![deps.keys.assignments()]).await?;
+        run(&tasks, "assignments", driver);
+
+        let holdings = Holdings::default();
+        let id: Arc<str> = deps.id.into();
+        let publisher = Publisher {
+            session: session.clone(),
+            keys: deps.keys.clone(),
+            id: Arc::clone(&id),
+            endpoint: server.advertised().into(),
+            device: deps.runtime.device(),
+            memory_budget: config.memory_budget,
+        };
+        publisher.worker(0).await;
+        let follower = Follower {
+            id,
+            keys: deps.keys,
+            loader: Loader { store: deps.store, runtime: deps.runtime, options: config.models },
+            holdings: holdings.clone(),
+            publisher,
+            memory_budget: config.memory_budget,
+            drain_delay,
+        };
+        run(&tasks, "follower", follower.run(entries));
+
+        let score = Score { holdings, scans: Arc::new(Semaphore::new(config.scan_threads)) };
+        let service = ShardServiceServer::new(ShardGrpc { score })
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let server = server.add_service(service);
+        Ok(Self { server, readiness: Readiness::new(), session, tasks })
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
+    }
+
+    /// Serves until `shutdown`, then leaves the fleet and drains.
+    pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let session = self.session.clone();
+        let leave = async {
+            shutdown.cancelled().await;
+            // First of all: gateways stop sending while calls in flight go on.
+            session.close().await
+        };
+        let (served, left) = tokio::join!(self.server.serve(self.readiness, shutdown.clone()), leave);
+        self.tasks.shutdown(Duration::from_secs(2)).await?;
+        served?;
+        Ok(left?)
+    }
+}
+
+/// Runs background work until the worker ends.
+fn run(tasks: &Tasks, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    let token = tasks.token();
+    tasks.spawn(name, async move { token.run_until_cancelled(work).await });
+}

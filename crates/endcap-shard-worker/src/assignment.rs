@@ -1,0 +1,213 @@
+//! Following the controller: load what is assigned, unload what is not, one replica at a time, beside what serves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use endcap_coordination::Entries;
+use endcap_fleet::{AssignmentRecord, Key, Keys, Record as _, ShardKey};
+use endcap_types::VersionPin;
+use tokio::sync::watch;
+
+use crate::{
+    holdings::{Holdings, Removed},
+    load::{Loader, ReplicaError, phase},
+    publish::Publisher,
+};
+
+/// First wait after a passing failure; doubled each time.
+const RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// How often a removed replica is looked at until its last request has let it go.
+const RELEASE_POLL: Duration = Duration::from_millis(10);
+
+/// Keeps what is held equal to what is assigned.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    pub(crate) id: Arc<str>,
+    pub(crate) keys: Keys,
+    pub(crate) loader: Loader,
+    pub(crate) holdings: Holdings,
+    pub(crate) publisher: Publisher,
+    pub(crate) memory_budget: u64,
+    /// From not being ready to being unloaded.
+    pub(crate) drain_delay: Duration,
+}
+
+/// Replicas that could not be made ready.
+#[derive(Debug, Default)]
+struct Failures(BTreeMap<(ShardKey, VersionPin), Failure>);
+
+#[derive(Debug)]
+struct Failure {
+    /// Nothing for a failure that trying again cannot mend.
+    again: Option<tokio::time::Instant>,
+    wait: Duration,
+}
+
+type Replicas = BTreeMap<ShardKey, VersionPin>;
+
+impl Follower {
+    /// Follows until the mirror ends. What is known stays in force while the coordinator is away.
+    pub(crate) async fn run(self, mut entries: watch::Receiver<Arc<Entries>>) {
+        let mut failures = Failures::default();
+        loop {
+            let wanted = self.wanted(&entries.borrow_and_update());
+            self.retain_failures(&mut failures, &wanted).await;
+            for (shard, pin) in self.surplus(&wanted) {
+                self.unload(&shard, &pin).await;
+            }
+            let next = wanted.iter().find(|(shard, pin)| !self.holds(shard, pin) && failures.may_try(shard, pin));
+            if let Some((shard, pin)) = next {
+                self.load(shard, pin, &mut failures).await;
+                // Look again before the next: what is wanted may have changed meanwhile.
+                continue;
+            }
+            let retry = failures.next_try();
+            tokio::select! {
+                changed = entries.changed() => if changed.is_err() { return },
+                () = sleep_until(retry) => {}
+            }
+        }
+    }
+
+    /// What the controller wants of this worker.
+    fn wanted(&self, entries: &Entries) -> Replicas {
+        let assigned = entries.iter().filter_map(|(key, entry)| {
+            let Some(Key::Assignment(shard)) = self.keys.parse(key) else { return None };
+            let record = AssignmentRecord::from_json(key, &entry.value);
+            let record = record.inspect_err(|error| tracing::error!(%error, "assignment is not readable")).ok()?;
+            let mine = record.workers.iter().any(|worker| **worker == *self.id);
+            let pin =
+                VersionPin { model: shard.model.clone(), version: shard.version, digest: record.digest };
+            mine.then_some((shard, pin))
+        });
+        assigned.collect()
+    }
+
+    fn holds(&self, shard: &ShardKey, pin: &VersionPin) -> bool {
+        self.holdings.get(pin).is_some_and(|holding| holding.shards.contains_key(&shard.shard))
+    }
+
+    fn surplus(&self, wanted: &Replicas) -> Vec<(ShardKey, VersionPin)> {
+        let held = self.holdings.replicas();
+        held.into_iter().filter(|(shard, pin)| wanted.get(shard) != Some(pin)).collect()
+    }
+
+    async fn load(&self, shard: &ShardKey, pin: &VersionPin, failures: &mut Failures) {
+        let model = self.holdings.get(pin).map(|holding| holding.model);
+        let free = self.memory_budget.saturating_sub(self.holdings.memory_bytes());
+        match self.loader.load(pin, shard.shard, model, free).await {
+            Ok((model, table)) => {
+                self.holdings.add(pin, &model, shard.shard, table);
+                failures.0.remove(&(shard.clone(), pin.clone()));
+                self.publisher.ready(shard, pin).await;
+                self.report().await;
+                tracing::info!(model = %pin.model, version = %pin.version, shard = shard.shard, "replica is ready");
+            }
+            Err(error) => {
+                let error = match error {
+                    ReplicaError::Memory { needed, free, .. } => {
+                        ReplicaError::Memory { needed, free, budget: self.memory_budget }
+                    }
+                    error => error,
+                };
+                failures.add(shard, pin, error.is_passing());
+                self.publisher.failed(shard, pin, error.to_string()).await;
+            }
+        }
+    }
+
+    /// Says so first, waits until gateways have heard and requests have ended, and only then lets go.
+    async fn unload(&self, shard: &ShardKey, pin: &VersionPin) {
+        self.publisher.not_ready(shard).await;
+        tokio::time::sleep(self.drain_delay).await;
+        let started = Instant::now();
+        let Removed { model, table } = self.holdings.remove(pin, shard.shard);
+        if let Some(table) = table {
+            release(table).await;
+        }
+        if let Some(model) = model {
+            release(model).await;
+        }
+        phase("unload", started);
+        self.report().await;
+        tracing::info!(model = %pin.model, version = %pin.version, shard = shard.shard, "replica is unloaded");
+    }
+
+    async fn retain_failures(&self, failures: &mut Failures, wanted: &Replicas) {
+        let forgotten: Vec<_> =
+            failures.0.keys().filter(|(shard, pin)| wanted.get(shard) != Some(pin)).cloned().collect();
+        for (shard, pin) in forgotten {
+            self.publisher.forget_failure(&shard).await;
+            failures.0.remove(&(shard, pin));
+        }
+    }
+
+    async fn report(&self) {
+        let used = self.holdings.memory_bytes();
+        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+        {
+            metrics::gauge!("endcap_held_shards", "worker" => self.id.to_string())
+                .set(self.holdings.shard_count() as f64);
+            metrics::gauge!("endcap_held_bytes", "worker" => self.id.to_string()).set(used as f64);
+        }
+        self.publisher.worker(used).await;
+    }
+}
+
+impl Failures {
+    fn may_try(&self, shard: &ShardKey, pin: &VersionPin) -> bool {
+        match self.0.get(&(shard.clone(), pin.clone())) {
+            None => true,
+            Some(failure) => failure.again.is_some_and(|again| again <= tokio::time::Instant::now()),
+        }
+    }
+
+    fn add(&mut self, shard: &ShardKey, pin: &VersionPin, passing: bool) {
+        let key = (shard.clone(), pin.clone());
+        let wait = self.0.get(&key).map_or(RETRY, |failure| (failure.wait * 2).min(LONGEST_RETRY));
+        let again = passing.then(|| tokio::time::Instant::now() + wait);
+        self.0.insert(key, Failure { again, wait });
+    }
+
+    fn next_try(&self) -> Option<tokio::time::Instant> {
+        self.0.values().filter_map(|failure| failure.again).min()
+    }
+}
+
+async fn sleep_until(instant: Option<tokio::time::Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Drops the last reference on a thread that may block: ending a model joins its threads.
+async fn release<T: Send + Sync + 'static>(mut shared: Arc<T>) {
+    let mut polls = tokio::time::interval(RELEASE_POLL);
+    let last = loop {
+        polls.tick().await;
+        match Arc::try_unwrap(shared) {
+            Ok(last) => break last,
+            Err(still_shared) => shared = still_shared,
+        }
+    };
+    let dropped = tokio::task::spawn_blocking(move || drop(last)).await;
+    if let Err(error) = dropped {
+        tracing::error!(%error, "unloading panicked");
+    }
+}
+
+impl Holdings {
+    /// Everything held, as replicas.
+    pub(crate) fn replicas(&self) -> BTreeSet<(ShardKey, VersionPin)> {
+        let key = |pin: &VersionPin, shard| ShardKey { model: pin.model.clone(), version: pin.version, shard };
+        self.pins()
+            .into_iter()
+            .flat_map(|(pin, shards)| shards.into_iter().map(move |shard| (key(&pin, shard), pin.clone())))
+            .collect()
+    }
+}

@@ -1,0 +1,48 @@
+//! Settings of a worker.
+
+use std::time::Duration;
+
+use endcap_inference::ModelOptions;
+use endcap_service::{GrpcConfig, Settings, config::ByteSize};
+
+/// Everything below `worker` in the settings, but the runtime, which is shared by the process.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(crate) grpc: GrpcConfig,
+    pub(crate) models: ModelOptions,
+    pub(crate) scan_threads: usize,
+    pub(crate) memory_budget: u64,
+    pub(crate) lease_ttl: Duration,
+}
+
+impl Config {
+    pub fn read(settings: &mut Settings) -> Option<Self> {
+        let grpc = GrpcConfig::read(settings, "worker");
+        let threads = positive(settings, "worker.threads");
+        let max_batch_rows = positive(settings, "worker.max_batch_rows");
+        let queue_rows = positive(settings, "worker.queue_rows");
+        let scan_threads = positive(settings, "worker.scan_threads");
+        let memory_budget = settings.read::<ByteSize>("worker.memory_budget");
+        let lease_ttl = settings.read("coordination.lease_ttl");
+        Some(Self {
+            grpc: grpc?,
+            models: ModelOptions {
+                threads: threads?,
+                max_batch_rows: max_batch_rows?,
+                queue_rows: queue_rows?,
+            },
+            scan_threads: scan_threads?,
+            memory_budget: memory_budget?.0,
+            lease_ttl: lease_ttl?,
+        })
+    }
+}
+
+fn positive(settings: &mut Settings, key: &str) -> Option<usize> {
+    let value = settings.read::<usize>(key)?;
+    if value == 0 {
+        settings.reject(key, "a number from 1");
+        return None;
+    }
+    Some(value)
+}

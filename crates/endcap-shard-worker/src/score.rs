@@ -1,0 +1,226 @@
+//! Retrieving and ranking on one shard.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use endcap_inference::{QueryFeatures, ShardTable, VersionModel};
+use endcap_proto::{
+    columns,
+    pb::{self, score_request::Mode},
+};
+use endcap_service::Deadline;
+use endcap_types::{DType, FeatureName, FeatureValue, VersionPin, Violations};
+use tokio::sync::Semaphore;
+
+use crate::{error::WorkError, holdings::Holdings};
+
+const DEEPEST: usize = 10_000;
+
+/// Scores on the shards that are held.
+#[derive(Debug, Clone)]
+pub(crate) struct Score {
+    pub(crate) holdings: Holdings,
+    /// Scans run on blocking threads; this many at once, so that they don't fight over the cores.
+    pub(crate) scans: Arc<Semaphore>,
+}
+
+/// A request whose every field has been checked.
+struct Work {
+    pin: VersionPin,
+    mode: Mode,
+    query: QueryFeatures,
+    vector: Option<Vec<f32>>,
+    fields: Vec<String>,
+}
+
+/// Rows to rank, and what else the answer needs.
+struct Found {
+    rows: Vec<u32>,
+    similarities: Vec<f32>,
+    considered: u64,
+    unknown: Vec<String>,
+}
+
+impl Score {
+    pub(crate) async fn run(
+        &self,
+        request: pb::ScoreRequest,
+        deadline: Deadline,
+    ) -> Result<pb::ScoreResponse, WorkError> {
+        let shard = request.shard;
+        let pin = pin(request.pin.clone())?;
+        let (model, table) = self.holdings.shard(&pin, shard)?;
+        let work = checked(request, pin, &model, &table)?;
+        if deadline.is_expired() {
+            return Err(WorkError::Expired);
+        }
+        let started = Instant::now();
+        let found = match &work.mode {
+            Mode::Retrieve(retrieve) => {
+                let depth = (retrieve.depth as usize).min(DEEPEST);
+                self.retrieve(&table, work.vector.clone().unwrap_or_default(), depth, deadline).await?
+            }
+            Mode::Rerank(rerank) => look_up(&table, &rerank.item_ids, work.vector.as_deref()),
+        };
+        let retrieve_us = micros(started.elapsed());
+        let ranked = model.rank(&table, &found.rows, &work.query, deadline.instant()).await?;
+        Ok(pb::ScoreResponse {
+            pin: Some((&work.pin).into()),
+            shard,
+            item_ids: found.rows.iter().map(|row| table.item_id(*row).to_owned()).collect(),
+            scores: columns::encode_f32(&ranked.scores),
+            retrieval_scores: columns::encode_f32(&found.similarities),
+            fields: work.fields.iter().map(|field| text_column(&table, field, &found.rows)).collect(),
+            items_considered: found.considered,
+            unknown_item_ids: found.unknown,
+            timing: Some(pb::ShardTiming {
+                queue_us: micros(ranked.queued),
+                retrieve_us,
+                assemble_us: micros(ranked.assembled),
+                infer_us: micros(ranked.inferred),
+            }),
+        })
+    }
+
+    async fn retrieve(
+        &self,
+        table: &Arc<ShardTable>,
+        vector: Vec<f32>,
+        depth: usize,
+        deadline: Deadline,
+    ) -> Result<Found, WorkError> {
+        let ended = |detail: String| WorkError::ScanEnded { detail };
+        let place = tokio::time::timeout_at(deadline.instant(), Arc::clone(&self.scans).acquire_owned());
+        let place = place.await.map_err(|_elapsed| WorkError::Expired)?.map_err(|e| ended(e.to_string()))?;
+        let scanned = Arc::clone(table);
+        let scan = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            // Nobody waits any more: the scan is not begun.
+            (!deadline.is_expired()).then(|| scanned.retrieve(&vector, depth))
+        });
+        let best = scan.await.map_err(|e| ended(e.to_string()))?.ok_or(WorkError::Expired)?;
+        let (rows, similarities) = best.into_iter().unzip();
+        Ok(Found { rows, similarities, considered: table.len() as u64, unknown: Vec::new() })
+    }
+}
+
+/// The version that a request names.
+pub(crate) fn pin(wire: Option<pb::VersionPin>) -> Result<VersionPin, WorkError> {
+    let mut violations = Violations::default();
+    match VersionPin::try_from(wire.unwrap_or_default()) {
+        Ok(pin) => Ok(pin),
+        Err(error) => {
+            violations.push("pin", error.to_string());
+            Err(violations.into())
+        }
+    }
+}
+
+fn checked(
+    request: pb::ScoreRequest,
+    pin: VersionPin,
+    model: &VersionModel,
+    table: &ShardTable,
+) -> Result<Work, WorkError> {
+    let mut violations = Violations::default();
+    let vector = query_vector(&request.query_vector, model, &mut violations);
+    let given = features(request.features, model, &mut violations);
+    for (i, field) in request.fields.iter().enumerate() {
+        if !table.has_column(field) {
+            let known: Vec<_> = table.column_names().collect();
+            let field: String = field.chars().take(80).collect();
+            violations.push(format!("fields[{i}]"), format!("no column {field:?}; there are {}", known.join(", ")));
+        }
+    }
+    let mode = match request.mode {
+        Some(Mode::Retrieve(retrieve)) => {
+            if vector.is_none() && violations.is_empty() {
+                violations.push("query_vector", "is empty; retrieval needs one");
+            }
+            if retrieve.depth == 0 || retrieve.depth as usize > DEEPEST {
+                violations.push("retrieve.depth", format!("is {}; expected 1 to {DEEPEST}", retrieve.depth));
+            }
+            Some(Mode::Retrieve(retrieve))
+        }
+        Some(mode) => Some(mode),
+        None => {
+            violations.push("mode", "is missing; expected retrieve or rerank");
+            None
+        }
+    };
+    let mode = violations.or(mode)?.unwrap_or_else(|| Mode::Rerank(pb::Rerank::default()));
+    let query = model.query_features(&request.query, vector.as_deref(), given)?;
+    Ok(Work { pin, mode, query, vector, fields: request.fields })
+}
+
+fn query_vector(bytes: &[u8], model: &VersionModel, violations: &mut Violations) -> Option<Vec<f32>> {
+    if bytes.is_empty() {
+        return None;
+    }
+    match columns::decode_f32(bytes) {
+        Err(error) => violations.push("query_vector", error.to_string()),
+        Ok(vector) if model.dim().is_some_and(|dim| dim != vector.len()) => {
+            let expected = model.dim().unwrap_or_default();
+            violations.push("query_vector", format!("has {} numbers; expected {expected}", vector.len()));
+        }
+        Ok(vector) => match vector.iter().position(|value| !value.is_finite()) {
+            Some(i) => violations.push(format!("query_vector[{i}]"), format!("is {}", vector[i])),
+            None => return Some(vector),
+        },
+    }
+    None
+}
+
+/// Given features by name. Those that this ranker does not read are left out: a gateway may send what another reads.
+fn features(
+    wire: Vec<pb::FeatureColumn>,
+    model: &VersionModel,
+    violations: &mut Violations,
+) -> BTreeMap<FeatureName, FeatureValue> {
+    let mut given = BTreeMap::new();
+    for column in wire {
+        let field = format!("features[{:?}]", column.name.chars().take(80).collect::<String>());
+        let name = match column.name.parse::<FeatureName>() {
+            Ok(name) => name,
+            Err(error) => {
+                violations.push(field, error.to_string());
+                continue;
+            }
+        };
+        let Some((dtype, _)) = model.given_feature(&name) else { continue };
+        let value = match dtype {
+            DType::F32 => columns::decode_f32(&column.values).map(FeatureValue::F32),
+            DType::I64 => columns::decode_i64(&column.values).map(FeatureValue::I64),
+        };
+        match value {
+            Ok(value) => {
+                given.insert(name, value);
+            }
+            Err(error) => violations.push(field, error.to_string()),
+        }
+    }
+    given
+}
+
+fn look_up(table: &ShardTable, item_ids: &[String], vector: Option<&[f32]>) -> Found {
+    let mut found = Found { rows: Vec::new(), similarities: Vec::new(), considered: 0, unknown: Vec::new() };
+    for item_id in item_ids {
+        match table.row_of(item_id) {
+            Some(row) => found.rows.push(row),
+            None => found.unknown.push(item_id.clone()),
+        }
+    }
+    if let Some(vector) = vector {
+        found.similarities = found.rows.iter().map(|row| table.similarity(*row, vector)).collect();
+    }
+    found.considered = found.rows.len() as u64;
+    found
+}
+
+fn text_column(table: &ShardTable, name: &str, rows: &[u32]) -> pb::TextColumn {
+    let values = rows.iter().map(|row| table.text(name, *row).unwrap_or_default().into_owned()).collect();
+    pb::TextColumn { name: name.to_owned(), values }
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
