@@ -4,11 +4,15 @@
 //! It is *not* allowed I/O, a runtime or a clock: everything here is a function of its arguments, so that it can be
 //! tested by the million. Read [`RoutingSnapshot`] and [`RolloutRecord`] first.
 
+mod assign;
 mod keys;
+mod moves;
 mod records;
 mod snapshot;
 
+pub use assign::{Wanted, assign};
 pub use keys::{DEFAULT_PREFIX, Key, Keys, ShardKey};
+pub use moves::{MoveError, check_revision, promote, rollback};
 pub use records::{
     Action, AssignmentRecord, FORMAT, FailedRecord, HistoryRecord, MemberRecord, ModelView, Models,
     ReadyRecord, Record, RecordError, RolloutRecord, VersionRecord, VersionState, WorkerRecord, is_wanted,

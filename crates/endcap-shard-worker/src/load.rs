@@ -56,8 +56,9 @@ impl Loader {
         phase("fetch_and_verify", started);
         let (runtime, options) = (self.runtime.clone(), self.options);
         let loading = tokio::task::spawn_blocking(move || {
+            let shared = model.is_some();
             let loaded = build(&bundle, shard, model, &runtime, &options)?;
-            let needed = loaded.1.memory_bytes() + loaded.0.memory_bytes();
+            let needed = loaded.1.memory_bytes() + if shared { 0 } else { loaded.0.memory_bytes() };
             if needed > free {
                 return Err(ReplicaError::Memory { needed, free, budget: 0 });
             }
