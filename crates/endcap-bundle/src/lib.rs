@@ -1,7 +1,30 @@
-//! The bundle: read, write, verify, partition, store.
+//! The bundle: one immutable version of a model with everything that must agree in it (ranker, encoder, items, feature
+//! schema, golden requests, reports), as a folder, as one packed file, and in a store.
+//!
+//! It does *not* run models: [`Bundle::check`] reads ONNX files as structures, and the workers run them. Read
+//! [`Bundle`] and [`Manifest`] first.
 
+mod archive;
+mod assemble;
+mod bundle;
+mod check;
+mod digest;
+mod error;
+mod items;
 mod manifest;
+mod onnx;
+mod parts;
+mod store;
+#[cfg(feature = "test-util")]
+pub mod test_util;
 
+pub use archive::{PackedFile, pack, unpack};
+pub use assemble::{PackOptions, Progress, assemble};
+pub use bundle::{Bundle, Parts};
+pub use error::BundleError;
+pub use items::{Column, ItemTable, Vectors};
 pub use manifest::{
-    EncoderSpec, FORMAT, FileEntry, InputBinding, Manifest, ModelSpec, RankerSpec, RetrievalSpec,
+    EncoderSpec, FORMAT, FileEntry, InputBinding, Manifest, ModelSpec, RankerSpec, RetrievalSpec, shard_file,
 };
+pub use parts::{Evaluation, FeatureSchema, GoldenRequest, LabelledQuery, Popular};
+pub use store::BundleStore;

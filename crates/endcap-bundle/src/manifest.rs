@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use endcap_types::{Digest, FeatureName, ModelName, ShardCount};
+use endcap_types::{Digest, FeatureName, ModelName, ShardCount, ShardIndex};
 use serde::{Deserialize, Serialize};
 
 /// The format this build writes and the only one it reads.
@@ -95,3 +95,16 @@ pub struct RetrievalSpec {
     /// Items retrieved from the whole catalogue, then ranked.
     pub depth: u32,
 }
+
+/// Name of a shard's file in a bundle.
+pub fn shard_file(shard: ShardIndex, count: ShardCount) -> String {
+    format!("items/shard-{shard:05}-of-{:05}.parquet", count.get())
+}
+
+/// Names of the other files.
+pub(crate) const MANIFEST: &str = "bundle.json";
+pub(crate) const FEATURES: &str = "features.json";
+pub(crate) const POPULAR: &str = "popular.json";
+pub(crate) const GOLDEN: &str = "golden.jsonl";
+pub(crate) const EVALUATION: &str = "evaluation.json";
+pub(crate) const LABELS: &str = "labels.jsonl";

@@ -1,1 +1,24 @@
-//! endcap-service
+//! The chassis that every service stands on: settings, telemetry, listeners, health, drain, the layer stack, clients
+//! and the one mapping between domain errors and gRPC statuses.
+//!
+//! **The contract**: a request accepted before the drain is finished or fails by its own deadline; no new connection
+//! is accepted after readiness drops plus the drain delay. It is *not* a place for domain logic. Read [`GrpcServer`]
+//! and [`Settings`] first.
+
+pub mod admin;
+pub mod client;
+pub mod config;
+mod deadline;
+mod layers;
+mod readiness;
+mod request_id;
+mod server;
+pub mod status;
+pub mod task;
+pub mod telemetry;
+
+pub use config::{ConfigProblems, Settings};
+pub use deadline::Deadline;
+pub use readiness::{Latch, Readiness};
+pub use request_id::RequestId;
+pub use server::{GrpcConfig, GrpcServer, ServeError};

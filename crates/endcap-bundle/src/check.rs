@@ -1,0 +1,162 @@
+//! The deep check: everything that can be known to be wrong without running the models.
+
+mod graphs;
+mod schema;
+
+use std::collections::HashSet;
+
+use endcap_types::{FeatureValue, ItemId, ShardIndex, shard_of};
+
+use crate::{
+    Bundle, BundleError, FeatureSchema, GoldenRequest, ItemTable, Popular,
+    manifest::shard_file,
+};
+
+impl Bundle {
+    /// Checks that the parts fit together. Digests are [`Bundle::verify`]'s business; golden scores are the workers'.
+    pub fn check(&self) -> Result<(), BundleError> {
+        let schema = self.features()?;
+        schema::check(&schema, self.spec())?;
+        graphs::check(self, &schema)?;
+        let ids = self.check_items(&schema)?;
+        check_popular(&self.popular()?, &ids)?;
+        self.check_golden(&schema, &ids)?;
+        self.evaluation()?;
+        self.labels()?;
+        Ok(())
+    }
+
+    fn check_items(&self, schema: &FeatureSchema) -> Result<HashSet<ItemId>, BundleError> {
+        let mut all = HashSet::new();
+        for shard in self.manifest().shard_count.indices() {
+            let table = self.items(shard)?;
+            self.check_shard(&table, shard)?;
+            schema::check_columns(schema, &table, &shard_file(shard, self.manifest().shard_count))?;
+            for item_id in table.ids {
+                if let Some(item_id) = all.replace(item_id) {
+                    let file = shard_file(shard, self.manifest().shard_count);
+                    return Err(BundleError::DuplicateItem { file, item_id });
+                }
+            }
+        }
+        if all.is_empty() {
+            return Err(BundleError::NoItems { file: "items".to_owned() });
+        }
+        Ok(all)
+    }
+
+    /// Whether a shard's rows are those that belong there. Workers ask this too, of the shards they load.
+    pub fn check_shard(&self, table: &ItemTable, shard: ShardIndex) -> Result<(), BundleError> {
+        let count = self.manifest().shard_count;
+        let file = shard_file(shard, count);
+        let expected = self.manifest().shard_rows.get(shard as usize).copied().unwrap_or_default();
+        if table.len() as u64 != expected {
+            return Err(BundleError::RowCount { file, found: table.len() as u64, expected });
+        }
+        for item_id in &table.ids {
+            let expected = shard_of(item_id, count);
+            if expected != shard {
+                return Err(BundleError::WrongShard { file, item_id: item_id.clone(), expected });
+            }
+        }
+        if let Some(pair) = table.ids.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(BundleError::DuplicateItem { file, item_id: pair[1].clone() });
+        }
+        let Some(encoder) = &self.spec().encoder else { return Ok(()) };
+        match &table.vectors {
+            None => Err(BundleError::VectorsMissing { file, needed_by: encoder.file.clone() }),
+            Some(vectors) if vectors.dim != encoder.dim && !table.is_empty() => {
+                Err(BundleError::VectorDimension {
+                    file,
+                    item_id: table.ids[0].clone(),
+                    found: vectors.dim,
+                    expected: encoder.dim,
+                })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn check_golden(&self, schema: &FeatureSchema, ids: &HashSet<ItemId>) -> Result<(), BundleError> {
+        let golden = self.golden()?;
+        if golden.is_empty() {
+            return Err(BundleError::GoldenEmpty);
+        }
+        for (i, request) in golden.iter().enumerate() {
+            self.check_golden_request(schema, ids, request, i + 1)?;
+        }
+        Ok(())
+    }
+
+    fn check_golden_request(
+        &self,
+        schema: &FeatureSchema,
+        ids: &HashSet<ItemId>,
+        request: &GoldenRequest,
+        line: usize,
+    ) -> Result<(), BundleError> {
+        let items = request.item_ids.len();
+        if let Some(item_id) = request.item_ids.iter().find(|id| !ids.contains(*id)) {
+            return Err(BundleError::GoldenUnknownItem { line, item_id: item_id.clone() });
+        }
+        let length = |field: &str, found: usize, expected: usize| {
+            Err(BundleError::GoldenLength { line, field: field.to_owned(), found, expected })
+        };
+        if request.scores.len() != items {
+            return length("scores", request.scores.len(), items);
+        }
+        if let Some(found) = request.scores.iter().find(|score| !score.is_finite()) {
+            return Err(BundleError::GoldenValue {
+                line,
+                field: "a score".to_owned(),
+                found: found.to_string(),
+                expected: "a finite number".to_owned(),
+            });
+        }
+        for input in &self.spec().ranker.inputs {
+            let rows = request.inputs.get(&input.name).map_or(&[][..], Vec::as_slice);
+            if rows.len() != items {
+                return length(&format!("rows of input {:?}", input.name), rows.len(), items);
+            }
+            let width: usize =
+                input.features.iter().filter_map(|name| schema.get(name)).map(|spec| spec.width).sum();
+            if let Some(row) = rows.iter().find(|row| row.len() != width) {
+                return length(&format!("numbers in a row of input {:?}", input.name), row.len(), width);
+            }
+        }
+        if let (Some(vector), Some(encoder)) = (&request.query_vector, &self.spec().encoder)
+            && vector.len() != encoder.dim
+        {
+            return length("numbers in query_vector", vector.len(), encoder.dim);
+        }
+        Ok(())
+    }
+}
+
+fn check_popular(popular: &Popular, ids: &HashSet<ItemId>) -> Result<(), BundleError> {
+    if popular.overall.is_empty() {
+        return Err(BundleError::PopularEmpty);
+    }
+    let segments = popular.segments.iter().map(|(name, list)| (name.as_str(), list));
+    for (list, items) in std::iter::once(("overall", &popular.overall)).chain(segments) {
+        let mut seen = HashSet::new();
+        for item_id in items {
+            let (list, item_id) = (list.to_owned(), item_id.clone());
+            if !ids.contains(&item_id) {
+                return Err(BundleError::PopularUnknown { list, item_id });
+            }
+            if !seen.insert(item_id.clone()) {
+                return Err(BundleError::PopularDuplicate { list, item_id });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether all numbers of a value are finite.
+fn is_finite(value: &FeatureValue) -> bool {
+    match value {
+        FeatureValue::F32(values) => values.iter().all(|value| value.is_finite()),
+        FeatureValue::I64(_) => true,
+    }
+}

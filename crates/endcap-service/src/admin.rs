@@ -1,0 +1,91 @@
+//! `/livez`, `/readyz`, `/metrics` and `/log-level`, on a listener of their own.
+
+use std::net::SocketAddr;
+
+use axum::{
+    Router,
+    extract::State,
+    http::StatusCode,
+    routing::{get, post},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Readiness, ServeError, Settings, telemetry};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminConfig {
+    pub listen: SocketAddr,
+}
+
+impl AdminConfig {
+    pub fn read(settings: &mut Settings) -> Option<Self> {
+        Some(Self { listen: settings.read("admin.listen")? })
+    }
+}
+
+/// The admin listener of a process, for all of its services.
+#[derive(Debug)]
+pub struct AdminServer {
+    listener: TcpListener,
+    address: SocketAddr,
+    readiness: Vec<Readiness>,
+}
+
+impl AdminServer {
+    pub async fn bind(config: &AdminConfig, readiness: Vec<Readiness>) -> Result<Self, ServeError> {
+        let refused = |source| ServeError::Bind { role: "admin", address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        telemetry::metrics_handle();
+        Ok(Self { listener, address, readiness })
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let router = Router::new()
+            .route("/livez", get(async || "ok"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(async || telemetry::metrics_handle().render()))
+            .route("/log-level", post(set_log_level))
+            .with_state(self.readiness);
+        let ended = shutdown.clone();
+        let server = axum::serve(self.listener, router)
+            .with_graceful_shutdown(async move { ended.cancelled().await });
+        tokio::select! {
+            served = server => served.map_err(|source| ServeError::Serve { role: "admin", detail: source.to_string() }),
+            () = upkeep() => Ok(()),
+        }
+    }
+}
+
+/// Folds samples into their buckets for ever.
+async fn upkeep() {
+    let mut ticks = tokio::time::interval(telemetry::UPKEEP);
+    loop {
+        ticks.tick().await;
+        telemetry::metrics_handle().run_upkeep();
+    }
+}
+
+async fn readyz(State(readiness): State<Vec<Readiness>>) -> (StatusCode, String) {
+    let pending: Vec<_> = readiness.iter().flat_map(Readiness::pending).collect();
+    if pending.is_empty() {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", pending.join(", ")))
+    }
+}
+
+async fn set_log_level(body: String) -> (StatusCode, String) {
+    match telemetry::set_log_filter(body.trim()) {
+        Ok(()) => {
+            tracing::info!(filter = body.trim(), "log filter changed");
+            (StatusCode::OK, "ok\n".to_owned())
+        }
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
+    }
+}

@@ -1,0 +1,249 @@
+//! The layer stack of every gRPC server: what happens to each call before and after its handler.
+
+use std::{
+    any::Any,
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use endcap_types::{Coded, ErrorCode};
+use futures::{FutureExt as _, future::BoxFuture};
+use thiserror::Error;
+use tokio::{sync::Semaphore, time::Instant};
+use tonic::{Code, body::Body};
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use crate::{
+    Deadline, RequestId,
+    deadline::parse_grpc_timeout,
+    request_id::HEADER,
+    status::to_status,
+};
+
+/// tonic applies `grpc-timeout` outside this stack and answers CANCELLED; ending just before keeps the answer ours.
+const BEFORE_TRANSPORT: Duration = Duration::from_millis(1);
+/// A full server is worth asking again soon: calls last milliseconds.
+const SHED_RETRY: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Error)]
+enum CallError {
+    #[error("{in_flight} calls are in flight, which is the limit")]
+    Full { in_flight: usize },
+    #[error("the deadline had passed when the call arrived")]
+    ExpiredOnArrival,
+    #[error("the deadline passed before there was an answer")]
+    Expired,
+    #[error("the handler panicked: {message}")]
+    Panicked { message: String },
+}
+
+impl Coded for CallError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Full { .. } => ErrorCode::Overloaded,
+            Self::ExpiredOnArrival | Self::Expired => ErrorCode::DeadlineExceeded,
+            Self::Panicked { .. } => ErrorCode::Internal,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        matches!(self, Self::Full { .. }).then_some(SHED_RETRY)
+    }
+}
+
+/// Wraps the routes of a server.
+#[derive(Debug, Clone)]
+pub(crate) struct CallLayer {
+    role: &'static str,
+    max_in_flight: usize,
+    in_flight: Arc<Semaphore>,
+}
+
+impl CallLayer {
+    pub(crate) fn new(role: &'static str, max_in_flight: usize) -> Self {
+        Self { role, max_in_flight, in_flight: Arc::new(Semaphore::new(max_in_flight)) }
+    }
+}
+
+impl<S> Layer<S> for CallLayer {
+    type Service = CallService<S>;
+
+    fn layer(&self, inner: S) -> CallService<S> {
+        CallService { layer: self.clone(), inner }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct CallService<S> {
+    layer: CallLayer,
+    inner: S,
+}
+
+impl<S> Service<http::Request<Body>> for CallService<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        // The service that is ready is the one to call; the clone takes its place.
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        let layer = self.layer.clone();
+        let started = Instant::now();
+
+        // First, so that every error below can name it.
+        let id = RequestId::from_header(request.headers().get(HEADER).map(|value| value.as_bytes()));
+        request.extensions_mut().insert(id.clone());
+        let rpc = rpc_name(request.uri().path());
+        // One span per call; handlers and use cases add theirs inside.
+        let span = tracing::info_span!("rpc", rpc.service = layer.role, rpc.method = %rpc, request.id = %id);
+
+        Box::pin(
+            async move {
+                let outcome = layer.handle(inner, request).await;
+                let mut response = match outcome {
+                    Ok(response) => response,
+                    Err(error) => to_status(&error, &id).into_http(),
+                };
+                if let Ok(value) = id.as_str().parse() {
+                    response.headers_mut().insert(HEADER, value);
+                }
+                // Last, so that it counts what the caller saw, whoever decided it.
+                record(layer.role, rpc, &response, started);
+                Ok(response)
+            }
+            .instrument(span),
+        )
+    }
+}
+
+impl CallLayer {
+    async fn handle<S>(
+        &self,
+        mut inner: S,
+        mut request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, CallError>
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    {
+        // Before the limit: a call that nobody waits for must not take a place.
+        let deadline = deadline(&request);
+        if deadline.is_some_and(Deadline::is_expired) {
+            return Err(CallError::ExpiredOnArrival);
+        }
+        // Before any work: beyond this many, everyone would only be slower.
+        let Ok(_place) = self.in_flight.try_acquire() else {
+            metrics::counter!("endcap_rejected_total", "service" => self.role, "reason" => "in_flight").increment(1);
+            return Err(CallError::Full { in_flight: self.max_in_flight });
+        };
+        // Innermost: a fault of one call must not take the connection, with everyone else's calls, down.
+        let guarded = async {
+            let called = AssertUnwindSafe(async { inner.call(request_with(&mut request, deadline)).await });
+            match called.catch_unwind().await {
+                Ok(Ok(response)) => Ok(response),
+                Ok(Err(never)) => match never {},
+                Err(panic) => Err(CallError::Panicked { message: panic_message(panic.as_ref()) }),
+            }
+        };
+        match deadline {
+            Some(deadline) => {
+                let raced = tokio::time::timeout_at(deadline.instant(), guarded).await;
+                raced.unwrap_or(Err(CallError::Expired))
+            }
+            None => guarded.await,
+        }
+    }
+}
+
+/// Takes the request out with its deadline noted for handlers.
+fn request_with(request: &mut http::Request<Body>, deadline: Option<Deadline>) -> http::Request<Body> {
+    let mut taken = std::mem::take(request);
+    if let Some(deadline) = deadline {
+        taken.extensions_mut().insert(deadline);
+    }
+    taken
+}
+
+fn deadline(request: &http::Request<Body>) -> Option<Deadline> {
+    let text = request.headers().get("grpc-timeout")?.to_str().ok()?;
+    let timeout = parse_grpc_timeout(text)?;
+    Some(Deadline::after(timeout.saturating_sub(BEFORE_TRANSPORT)))
+}
+
+/// The method's name, or one word for all unknown paths, so that callers can't invent label values.
+fn rpc_name(path: &str) -> &'static str {
+    RPCS.into_iter().find(|rpc| path.rsplit('/').next() == Some(*rpc)).unwrap_or("other")
+}
+
+const RPCS: [&str; 18] = [
+    "Recommend",
+    "GetFeatures",
+    "PutFeatures",
+    "Encode",
+    "Score",
+    "RegisterVersion",
+    "ValidateVersion",
+    "Promote",
+    "Rollback",
+    "GetVersion",
+    "ListModels",
+    "GetHistory",
+    "Watch",
+    "GetFleet",
+    "Check",
+    "List",
+    "ServerReflectionInfo",
+    "other",
+];
+
+fn record(role: &'static str, rpc: &'static str, response: &http::Response<Body>, started: Instant) {
+    // A success carries its status in the trailers, an error of a unary call in the headers.
+    let status = response.headers().get("grpc-status").and_then(|value| value.to_str().ok());
+    let code = status.map_or(Code::Ok, |text| Code::from_bytes(text.as_bytes()));
+    metrics::counter!("endcap_requests_total", "service" => role, "rpc" => rpc, "code" => code_name(code))
+        .increment(1);
+    metrics::histogram!("endcap_request_duration_seconds", "service" => role, "rpc" => rpc)
+        .record(started.elapsed().as_secs_f64());
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,99 @@
+//! Logs and metrics of a process.
+
+use std::{sync::OnceLock, time::Duration};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use thiserror::Error;
+use tracing_subscriber::{
+    EnvFilter, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
+
+use crate::Settings;
+
+/// One bucket set for every time, in seconds, so that any two can be compared.
+const SECONDS: [f64; 16] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
+const RATIOS: [f64; 9] = [0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0];
+const ROWS: [f64; 11] = [1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0];
+
+/// How the process logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TelemetryConfig {
+    pub log: String,
+    pub json: bool,
+}
+
+impl TelemetryConfig {
+    pub fn read(settings: &mut Settings) -> Option<Self> {
+        let log = settings.read::<String>("telemetry.log");
+        if log.as_ref().is_some_and(|text| EnvFilter::try_new(text).is_err()) {
+            settings.reject("telemetry.log", "a filter such as \"info,endcap_gateway=debug\"");
+        }
+        let format = settings.read::<String>("telemetry.format");
+        if format.as_ref().is_some_and(|format| format != "pretty" && format != "json") {
+            settings.reject("telemetry.format", "\"pretty\" or \"json\"");
+        }
+        Some(Self { log: log?, json: format? == "json" })
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum TelemetryError {
+    #[error("the log filter {filter:?} is not one: {detail}")]
+    Filter { filter: String, detail: String },
+    #[error("logging was set up twice")]
+    Twice,
+}
+
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Starts logging to stderr. Once per process.
+pub fn init(config: &TelemetryConfig) -> Result<(), TelemetryError> {
+    let filter = parse(&config.log)?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = if config.json {
+        registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
+    } else {
+        registry.with(fmt::layer().compact().with_target(true).with_writer(std::io::stderr)).try_init()
+    };
+    started.map_err(|_| TelemetryError::Twice)?;
+    FILTER.set(handle).map_err(|_| TelemetryError::Twice)
+}
+
+/// Changes what is logged while running.
+pub fn set_log_filter(filter: &str) -> Result<(), TelemetryError> {
+    let parsed = parse(filter)?;
+    let refused = |detail: String| TelemetryError::Filter { filter: filter.to_owned(), detail };
+    let handle = FILTER.get().ok_or_else(|| refused("logging is not set up in this process".to_owned()))?;
+    handle.reload(parsed).map_err(|error| refused(error.to_string()))
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(filter)
+        .map_err(|error| TelemetryError::Filter { filter: filter.to_owned(), detail: error.to_string() })
+}
+
+/// The process's metrics, installed at the first call. Every service of the process shares them.
+pub fn metrics_handle() -> &'static PrometheusHandle {
+    METRICS.get_or_init(|| {
+        let builder = PrometheusBuilder::new();
+        let with_buckets = [("_seconds", &SECONDS[..]), ("_ratio", &RATIOS[..]), ("_rows", &ROWS[..])]
+            .into_iter()
+            .try_fold(builder, |builder, (suffix, buckets)| {
+                builder.set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), buckets)
+            });
+        // Bucket lists are refused only when empty, and these are constants.
+        let recorder = with_buckets.unwrap_or_default().build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("another metrics recorder is installed; /metrics will be empty");
+        }
+        handle
+    })
+}
+
+/// How often samples are folded into their buckets, so that memory stays bounded when nobody scrapes.
+pub(crate) const UPKEEP: Duration = Duration::from_secs(5);
