@@ -1,1 +1,25 @@
-//! endcap-inference
+//! Running models: ONNX Runtime sessions on threads of their own, row batches, features bound to model inputs, and the
+//! index that finds items.
+//!
+//! The only crate that names `ort`. It is *not* concerned with who asks: no RPC, no coordination. Read
+//! [`VersionModel`] and [`ShardTable`] first.
+
+mod binding;
+mod encoder;
+mod error;
+mod executor;
+mod golden;
+mod runtime;
+mod scan;
+mod shard;
+mod text;
+mod version;
+
+pub use binding::QueryFeatures;
+pub use error::{GoldenMismatch, InferError, LoadError, RuntimeError};
+pub use runtime::{DeviceChoice, Runtime, RuntimeOptions};
+pub use shard::ShardTable;
+pub use version::{ModelOptions, Ranked, VersionModel};
+
+pub use encoder::Encoder;
+pub use executor::{Executor, ExecutorOptions, Ran, Tensor, TensorData};

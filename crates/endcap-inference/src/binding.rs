@@ -1,0 +1,213 @@
+//! The compiled binding: which feature's numbers go where in each model input.
+//!
+//! Compiled once at load, so that a request only copies: a row starts as the item's own columns, laid out in the
+//! model's order, and what depends on the query is written over it.
+
+use std::collections::BTreeMap;
+
+use endcap_bundle::{FeatureSchema, RankerSpec};
+use endcap_types::{Compute, DType, FeatureName, FeatureSpec, FeatureValue, Namespace, Violations};
+
+use crate::{
+    InferError, LoadError, Tensor, TensorData,
+    shard::ShardTable,
+    text::QueryTokens,
+};
+
+/// Where a feature's numbers go.
+#[derive(Debug, Clone)]
+pub(crate) struct Slot {
+    pub(crate) input: usize,
+    pub(crate) offset: usize,
+    pub(crate) spec: FeatureSpec,
+}
+
+/// One model input.
+#[derive(Debug, Clone)]
+pub(crate) struct Input {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) width: usize,
+}
+
+/// The slots of a ranker, by where their values come from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Binding {
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) items: Vec<Slot>,
+    /// User, session and context: given with the request, or the default.
+    pub(crate) given: Vec<Slot>,
+    pub(crate) query: Vec<Slot>,
+    pub(crate) matches: Vec<Slot>,
+}
+
+impl Binding {
+    pub(crate) fn compile(ranker: &RankerSpec, schema: &FeatureSchema) -> Result<Self, LoadError> {
+        let mut binding = Self::default();
+        for (input, spec) in ranker.inputs.iter().enumerate() {
+            let (mut width, mut dtype) = (0, DType::F32);
+            for name in &spec.features {
+                let feature = schema.get(name).ok_or_else(|| LoadError::MissingFeature {
+                    input: spec.name.clone(),
+                    feature: name.to_string(),
+                })?;
+                let slot = Slot { input, offset: width, spec: feature.clone() };
+                (width, dtype) = (width + feature.width, feature.dtype);
+                match name.namespace() {
+                    Namespace::Item => binding.items.push(slot),
+                    Namespace::User | Namespace::Session | Namespace::Context => binding.given.push(slot),
+                    Namespace::Query => binding.query.push(slot),
+                    Namespace::Match => binding.matches.push(slot),
+                }
+            }
+            binding.inputs.push(Input { name: spec.name.clone(), dtype, width });
+        }
+        Ok(binding)
+    }
+
+    /// What of a row depends on the query alone.
+    pub(crate) fn query_features(
+        &self,
+        query: &str,
+        vector: Option<&[f32]>,
+        mut given: BTreeMap<FeatureName, FeatureValue>,
+    ) -> Result<QueryFeatures, InferError> {
+        let mut violations = Violations::default();
+        let mut constants = Vec::new();
+        for slot in &self.given {
+            let value = given.remove(&slot.spec.name);
+            let value = value.map_or_else(|| Some(slot.spec.default.clone()), |v| checked(v, &slot.spec, &mut violations));
+            if let Some(value) = value.and_then(|value| value.into_dtype(slot.spec.dtype)) {
+                constants.push((slot.input, slot.offset, value));
+            }
+        }
+        for name in given.keys().filter(|name| name.namespace() == Namespace::Context) {
+            violations.push(format!("context[{name:?}]"), "this version's ranker has no such feature");
+        }
+        violations.or(())?;
+        let tokens = QueryTokens::of(query);
+        for slot in &self.query {
+            constants.push((slot.input, slot.offset, FeatureValue::F32(vec![count(tokens.count)])));
+        }
+        Ok(QueryFeatures { constants, tokens, vector: vector.map(<[f32]>::to_vec) })
+    }
+
+    /// The rows of these items, ready for the model.
+    pub(crate) fn assemble(&self, shard: &ShardTable, rows: &[u32], query: &QueryFeatures) -> Vec<Tensor> {
+        let mut tensors = shard.rows_of(rows);
+        let lookups = self.matches.iter().map(|slot| Lookup::of(slot, shard, query)).collect::<Vec<_>>();
+        for (input, tensor) in tensors.iter_mut().enumerate() {
+            for (_, offset, value) in query.constants.iter().filter(|(slot_input, ..)| *slot_input == input) {
+                write_everywhere(tensor, *offset, value);
+            }
+            let width = tensor.width;
+            let TensorData::F32(values) = &mut tensor.data else { continue };
+            for (slot, lookup) in self.matches.iter().zip(&lookups).filter(|(slot, _)| slot.input == input) {
+                for (row, values) in rows.iter().zip(values.chunks_exact_mut(width)) {
+                    values[slot.offset] = lookup.value(shard, *row);
+                }
+            }
+        }
+        tensors
+    }
+}
+
+/// What of a request is the same for all of its items.
+#[derive(Debug, Clone)]
+pub struct QueryFeatures {
+    /// Input, offset and numbers.
+    constants: Vec<(usize, usize, FeatureValue)>,
+    tokens: QueryTokens,
+    vector: Option<Vec<f32>>,
+}
+
+/// A match feature made ready for one query on one shard.
+enum Lookup<'a> {
+    Constant(f32),
+    Vector(&'a [f32]),
+    Overlap { column: usize, tokens: Vec<u32> },
+    Missing { columns: Vec<usize>, tokens: Vec<u32>, nowhere: usize },
+    Negated { columns: Vec<usize>, tokens: Vec<u32> },
+}
+
+impl<'a> Lookup<'a> {
+    fn of(slot: &Slot, shard: &ShardTable, query: &'a QueryFeatures) -> Self {
+        let distinct = &query.tokens.distinct;
+        match &slot.spec.compute {
+            Some(Compute::VectorScore) => match &query.vector {
+                Some(vector) => Self::Vector(vector),
+                None => Self::Constant(0.0),
+            },
+            Some(Compute::TokenOverlap { column }) => {
+                Self::Overlap { column: shard.token_column(column), tokens: shard.known_tokens(distinct) }
+            }
+            Some(Compute::MissingTokens { columns }) => {
+                let tokens = shard.known_tokens(distinct);
+                let nowhere = distinct.len() - tokens.len();
+                Self::Missing { columns: shard.token_columns(columns), tokens, nowhere }
+            }
+            Some(Compute::NegatedOverlap { columns }) => Self::Negated {
+                columns: shard.token_columns(columns),
+                tokens: shard.known_tokens(&query.tokens.negated),
+            },
+            Some(Compute::TokenCount) | None => Self::Constant(0.0),
+        }
+    }
+
+    fn value(&self, shard: &ShardTable, row: u32) -> f32 {
+        let anywhere = |columns: &[usize], token: u32| columns.iter().any(|column| shard.has_token(*column, row, token));
+        match self {
+            Self::Constant(value) => *value,
+            Self::Vector(vector) => shard.similarity(row, vector),
+            Self::Overlap { column, tokens } => {
+                count(tokens.iter().filter(|token| shard.has_token(*column, row, **token)).count())
+            }
+            Self::Missing { columns, tokens, nowhere } => {
+                count(nowhere + tokens.iter().filter(|token| !anywhere(columns, **token)).count())
+            }
+            Self::Negated { columns, tokens } => {
+                count(tokens.iter().filter(|token| anywhere(columns, **token)).count())
+            }
+        }
+    }
+}
+
+/// The value if it fits its feature; else nothing and a violation.
+fn checked(value: FeatureValue, spec: &FeatureSpec, violations: &mut Violations) -> Option<FeatureValue> {
+    let field = format!("features[{:?}]", spec.name.as_str());
+    if value.len() != spec.width {
+        violations.push(field, format!("has {} numbers; expected {}", value.len(), spec.width));
+        return None;
+    }
+    if let FeatureValue::F32(values) = &value
+        && let Some(found) = values.iter().find(|value| !value.is_finite())
+    {
+        violations.push(field, format!("holds {found}; expected finite numbers"));
+        return None;
+    }
+    let found = value.dtype();
+    let fitting = value.into_dtype(spec.dtype);
+    if fitting.is_none() {
+        violations.push(field, format!("is {found:?}; expected {:?}", spec.dtype));
+    }
+    fitting
+}
+
+fn write_everywhere(tensor: &mut Tensor, offset: usize, value: &FeatureValue) {
+    let width = tensor.width.max(1);
+    match (&mut tensor.data, value) {
+        (TensorData::F32(rows), FeatureValue::F32(value)) => {
+            rows.chunks_exact_mut(width).for_each(|row| row[offset..offset + value.len()].copy_from_slice(value));
+        }
+        (TensorData::I64(rows), FeatureValue::I64(value)) => {
+            rows.chunks_exact_mut(width).for_each(|row| row[offset..offset + value.len()].copy_from_slice(value));
+        }
+        // The slot's value was converted to its input's dtype when it was bound.
+        (TensorData::F32(_), FeatureValue::I64(_)) | (TensorData::I64(_), FeatureValue::F32(_)) => {}
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a query's tokens")]
+fn count(number: usize) -> f32 {
+    number as f32
+}

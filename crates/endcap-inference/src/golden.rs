@@ -1,0 +1,184 @@
+//! Golden requests: a replica proves on its own device that it computes what the training side recorded.
+
+use endcap_bundle::GoldenRequest;
+use endcap_types::{DType, FeatureValue};
+
+use crate::{GoldenMismatch, InferError, LoadError, ShardTable, Tensor, TensorData, VersionModel};
+
+/// Absolute and relative: other CPUs and providers sum in another order.
+const TOLERANCE: f32 = 1e-4;
+/// How far a row's score may move with its neighbours.
+const BATCH_TOLERANCE: f32 = 1e-5;
+/// Rows tried alone; an operator that mixes rows shows in the first few.
+const ALONE: usize = 16;
+
+pub(crate) fn check(
+    model: &VersionModel,
+    golden: &[GoldenRequest],
+    shard: Option<&ShardTable>,
+) -> Result<(), GoldenMismatch> {
+    for (i, request) in golden.iter().enumerate() {
+        let at = At { line: i + 1, request };
+        match shard {
+            // The models are the version's: once per version is enough.
+            None => check_models(model, &at)?,
+            Some(shard) => check_rows(model, &at, shard)?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a row scores the same alone as among others.
+pub(crate) fn check_batches(model: &VersionModel, golden: &[GoldenRequest]) -> Result<(), LoadError> {
+    let Some(request) = golden.iter().max_by_key(|request| request.item_ids.len()) else { return Ok(()) };
+    let refused =
+        |error: InferError| LoadError::WarmUp { file: "golden.jsonl".to_owned(), detail: error.to_string() };
+    let rows = request.item_ids.len();
+    let together = model.ranker().run_blocking(recorded(model, request, 0..rows), rows).map_err(refused)?;
+    for row in 0..rows.min(ALONE) {
+        let ran = model.ranker().run_blocking(recorded(model, request, row..row + 1), 1).map_err(refused)?;
+        let (alone, batched) = (ran.output[0], together.output[row]);
+        if differs(alone, batched, BATCH_TOLERANCE) {
+            return Err(LoadError::BatchDependent { alone, batched, rows });
+        }
+    }
+    Ok(())
+}
+
+struct At<'a> {
+    line: usize,
+    request: &'a GoldenRequest,
+}
+
+impl At<'_> {
+    fn mismatch(&self, what: impl Into<String>, expected: impl ToString, found: impl ToString) -> GoldenMismatch {
+        GoldenMismatch {
+            line: self.line,
+            query: self.request.query.clone(),
+            what: what.into(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
+    }
+}
+
+fn check_models(model: &VersionModel, at: &At<'_>) -> Result<(), GoldenMismatch> {
+    let request = at.request;
+    if let (Some(expected), Some(encoder)) = (&request.query_vector, model.encoder()) {
+        let found = encoder
+            .encode_blocking(&request.query)
+            .map_err(|error| at.mismatch("the query's vector", "a vector", error))?;
+        for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
+            if differs(*expected, *found, TOLERANCE) {
+                return Err(at.mismatch(format!("number {i} of the query's vector"), expected, found));
+            }
+        }
+    }
+    let rows = request.item_ids.len();
+    if rows == 0 {
+        return Ok(());
+    }
+    let ran = model
+        .ranker()
+        .run_blocking(recorded(model, request, 0..rows), rows)
+        .map_err(|error| at.mismatch("the recorded rows", "scores", error))?;
+    for (row, (expected, found)) in request.scores.iter().zip(&ran.output).enumerate() {
+        if differs(*expected, *found, TOLERANCE) {
+            let what = format!("the score of item {}", request.item_ids[row]);
+            return Err(at.mismatch(what, expected, found));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the worker's own rows equal the recorded ones, for the items that the shard has.
+fn check_rows(model: &VersionModel, at: &At<'_>, shard: &ShardTable) -> Result<(), GoldenMismatch> {
+    let request = at.request;
+    let mine: Vec<(usize, u32)> = request
+        .item_ids
+        .iter()
+        .enumerate()
+        .filter_map(|(i, item_id)| shard.row_of(item_id).map(|row| (i, row)))
+        .collect();
+    let query = model
+        .query_features(&request.query, request.query_vector.as_deref(), request.features.clone())
+        .map_err(|error| at.mismatch("the request's features", "features of the ranker", error))?;
+    let rows: Vec<u32> = mine.iter().map(|(_, row)| *row).collect();
+    let assembled = model.binding().assemble(shard, &rows, &query);
+    for (input, tensor) in model.binding().inputs.iter().zip(&assembled) {
+        let recorded = request.inputs.get(&input.name).map_or(&[][..], Vec::as_slice);
+        for (position, (i, _)) in mine.iter().enumerate() {
+            let expected = recorded.get(*i).map(numbers).unwrap_or_default();
+            let found = row(tensor, position);
+            if let Some(bad) = (0..found.len()).find(|n| {
+                expected.get(*n).is_none_or(|expected| differs(*expected, found[*n], TOLERANCE))
+            }) {
+                let feature = feature_at(model, &input.name, bad);
+                let what = format!("{feature} of item {}", request.item_ids[*i]);
+                let expected = expected.get(bad).map_or("nothing".to_owned(), ToString::to_string);
+                return Err(at.mismatch(what, expected, found[bad]));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The name of the feature whose number is at `offset` of an input.
+fn feature_at(model: &VersionModel, input: &str, offset: usize) -> String {
+    let binding = model.binding();
+    let index = binding.inputs.iter().position(|known| known.name == input);
+    [&binding.items, &binding.given, &binding.query, &binding.matches]
+        .into_iter()
+        .flatten()
+        .find(|slot| Some(slot.input) == index && (slot.offset..slot.offset + slot.spec.width).contains(&offset))
+        .map_or_else(|| format!("number {offset} of {input}"), |slot| slot.spec.name.to_string())
+}
+
+/// The recorded rows, as model inputs.
+fn recorded(model: &VersionModel, request: &GoldenRequest, rows: std::ops::Range<usize>) -> Vec<Tensor> {
+    model
+        .binding()
+        .inputs
+        .iter()
+        .map(|input| {
+            let values = request.inputs.get(&input.name).map_or(&[][..], Vec::as_slice);
+            let values = values.get(rows.clone()).unwrap_or_default();
+            let converted = values.iter().filter_map(|value| value.clone().into_dtype(input.dtype));
+            let mut data = match input.dtype {
+                DType::F32 => TensorData::F32(Vec::new()),
+                DType::I64 => TensorData::I64(Vec::new()),
+            };
+            for value in converted {
+                match (&mut data, value) {
+                    (TensorData::F32(all), FeatureValue::F32(row)) => all.extend(row),
+                    (TensorData::I64(all), FeatureValue::I64(row)) => all.extend(row),
+                    (TensorData::F32(_), FeatureValue::I64(_)) | (TensorData::I64(_), FeatureValue::F32(_)) => {}
+                }
+            }
+            Tensor { width: input.width, data }
+        })
+        .collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "compared with a tolerance far above it")]
+fn numbers(value: &FeatureValue) -> Vec<f32> {
+    match value {
+        FeatureValue::F32(values) => values.clone(),
+        FeatureValue::I64(values) => values.iter().map(|value| *value as f32).collect(),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "compared with a tolerance far above it")]
+fn row(tensor: &Tensor, row: usize) -> Vec<f32> {
+    let range = row * tensor.width..(row + 1) * tensor.width;
+    match &tensor.data {
+        TensorData::F32(values) => values[range].to_vec(),
+        TensorData::I64(values) => values[range].iter().map(|value| *value as f32).collect(),
+    }
+}
+
+fn differs(expected: f32, found: f32, tolerance: f32) -> bool {
+    let allowed = tolerance * (1.0 + expected.abs());
+    // A NaN is never near anything.
+    !((expected - found).abs() <= allowed)
+}

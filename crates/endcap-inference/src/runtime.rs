@@ -1,0 +1,120 @@
+//! ONNX Runtime's library, loaded once per process, and the device it runs on.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use ort::{
+    environment::Environment,
+    ep::{self, ExecutionProvider as _},
+    session::{Session, builder::GraphOptimizationLevel},
+};
+
+use crate::{LoadError, RuntimeError};
+
+const LIBRARY: &str = "libonnxruntime.so";
+
+/// Where models should run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// On a GPU if the library and the machine have one, else on the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    /// On a GPU, or not at all.
+    Cuda,
+}
+
+/// How to find and use ONNX Runtime.
+#[derive(Debug, Clone, Default)]
+pub struct RuntimeOptions {
+    /// Path of the library; otherwise `ORT_DYLIB_PATH`, then beside the executable, then the loader's path.
+    pub library: Option<PathBuf>,
+    pub device: DeviceChoice,
+}
+
+/// A loaded ONNX Runtime. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    environment: Arc<Environment>,
+    library: PathBuf,
+    cuda: bool,
+    demanded: bool,
+}
+
+static LOADED: OnceLock<(Arc<Environment>, PathBuf)> = OnceLock::new();
+
+impl Runtime {
+    /// Loads the library; the first load of a process decides which.
+    pub fn load(options: &RuntimeOptions) -> Result<Self, RuntimeError> {
+        let (environment, library) = match LOADED.get() {
+            Some(loaded) => loaded.clone(),
+            None => {
+                let loaded = start(&find(options))?;
+                LOADED.get_or_init(|| loaded).clone()
+            }
+        };
+        let available = ep::CUDA::is_available().unwrap_or(false);
+        let cuda = match options.device {
+            DeviceChoice::Cpu => false,
+            DeviceChoice::Auto => available,
+            DeviceChoice::Cuda if available => true,
+            DeviceChoice::Cuda => return Err(RuntimeError::NoCuda),
+        };
+        let runtime = Self { environment, library, cuda, demanded: options.device == DeviceChoice::Cuda };
+        tracing::info!(library = %runtime.library.display(), device = runtime.device(), "ONNX Runtime is loaded");
+        Ok(runtime)
+    }
+
+    /// "cpu" or "cuda:0".
+    pub fn device(&self) -> &'static str {
+        if self.cuda { "cuda:0" } else { "cpu" }
+    }
+
+    /// The library that is in use.
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+
+    /// One session: one thread, no spinning, since sessions share the cores.
+    pub(crate) fn session(&self, path: &Path, file: &str) -> Result<Session, LoadError> {
+        let refused = |detail: String| LoadError::Session { file: file.to_owned(), detail };
+        let mut builder = Session::builder(&self.environment)
+            .map_err(|error| refused(error.to_string()))?
+            .with_optimization_level(GraphOptimizationLevel::All)
+            .and_then(|builder| builder.with_intra_threads(1))
+            .and_then(|builder| builder.with_inter_threads(1))
+            .and_then(|builder| builder.with_config_entry("session.intra_op.allow_spinning", "0"))
+            .map_err(|error| refused(error.to_string()))?;
+        if self.cuda {
+            let provider = ep::CUDA::default().build();
+            let provider = if self.demanded { provider.error_on_failure() } else { provider };
+            builder =
+                builder.with_execution_providers([provider]).map_err(|error| refused(error.to_string()))?;
+        }
+        builder.commit_from_file(path).map_err(|error| refused(error.to_string()))
+    }
+}
+
+fn start(library: &Path) -> Result<(Arc<Environment>, PathBuf), RuntimeError> {
+    let environment = ort::init_from(library)
+        .map_err(|error| RuntimeError::Library {
+            tried: library.display().to_string(),
+            detail: error.to_string(),
+        })?
+        .with_name("endcap")
+        .with_telemetry(false)
+        .build()
+        .map_err(|error| RuntimeError::Start { detail: error.to_string() })?;
+    Ok((Arc::new(environment), library.to_owned()))
+}
+
+fn find(options: &RuntimeOptions) -> PathBuf {
+    let set = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|program| program.parent().map(|folder| folder.join(LIBRARY)))
+        .filter(|path| path.exists());
+    options.library.clone().or(set).or(beside).unwrap_or_else(|| PathBuf::from(LIBRARY))
+}

@@ -1,0 +1,188 @@
+//! One version's models on a worker, shared by its shards.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use endcap_bundle::{Bundle, GoldenRequest, ItemTable};
+use endcap_types::{DType, FeatureName, FeatureValue};
+
+use crate::{
+    Encoder, Executor, ExecutorOptions, GoldenMismatch, InferError, LoadError, QueryFeatures, Runtime,
+    ShardTable, Tensor, TensorData, binding::Binding, golden,
+};
+
+/// How a version's models are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelOptions {
+    /// Threads of each model, one session each.
+    pub threads: usize,
+    pub max_batch_rows: usize,
+    /// Rows that may wait.
+    pub queue_rows: usize,
+}
+
+/// Scores of some items, and where the time went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ranked {
+    /// One per item, in the order asked; all finite.
+    pub scores: Vec<f32>,
+    pub assembled: Duration,
+    pub queued: Duration,
+    pub inferred: Duration,
+}
+
+/// Ranker and encoder of one version.
+#[derive(Debug)]
+pub struct VersionModel {
+    binding: Binding,
+    ranker: Executor,
+    encoder: Option<Encoder>,
+    memory_bytes: u64,
+}
+
+/// Runs before a model may serve: the first ones are up to half again as slow.
+const WARM_UP_RUNS: usize = 3;
+
+impl VersionModel {
+    /// Loads, binds and warms the models. Blocking. The bundle's files must have been verified.
+    pub fn load(runtime: &Runtime, bundle: &Bundle, options: &ModelOptions) -> Result<Self, LoadError> {
+        let spec = bundle.spec();
+        let binding = Binding::compile(&spec.ranker, &bundle.features()?)?;
+        let ranker = Executor::start(
+            runtime,
+            &bundle.path(&spec.ranker.file),
+            ExecutorOptions {
+                file: spec.ranker.file.clone(),
+                inputs: binding.inputs.iter().map(|input| input.name.clone()).collect(),
+                output: spec.ranker.output.clone(),
+                threads: options.threads,
+                max_batch_rows: options.max_batch_rows,
+                queue_rows: options.queue_rows,
+            },
+        )?;
+        let encoder = spec.encoder.as_ref().map(|spec| Encoder::load(runtime, bundle.dir(), spec, options));
+        let files = spec.encoder.iter().map(|encoder| &encoder.file).chain([&spec.ranker.file]);
+        let sizes = files.filter_map(|file| bundle.manifest().files.get(file)).map(|entry| entry.size);
+        let memory_bytes = sizes.sum::<u64>() * options.threads.max(1) as u64;
+        let model = Self { binding, ranker, encoder: encoder.transpose()?, memory_bytes };
+        model.warm_up(&spec.ranker.file, options.max_batch_rows)?;
+        golden::check_batches(&model, &bundle.golden()?)?;
+        Ok(model)
+    }
+
+    fn warm_up(&self, file: &str, rows: usize) -> Result<(), LoadError> {
+        let refused = |detail: String| LoadError::WarmUp { file: file.to_owned(), detail };
+        for _ in 0..WARM_UP_RUNS {
+            let zeros = self.binding.inputs.iter().map(|input| {
+                let cells = input.width * rows;
+                let data = match input.dtype {
+                    DType::F32 => TensorData::F32(vec![0.0; cells]),
+                    DType::I64 => TensorData::I64(vec![0; cells]),
+                };
+                Tensor { width: input.width, data }
+            });
+            let ran = self
+                .ranker
+                .run_blocking(zeros.collect(), rows)
+                .map_err(|error| refused(error.to_string()))?;
+            if ran.width != 1 {
+                return Err(refused(format!("{} scores per row; expected 1", ran.width)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays a shard's items out for this ranker.
+    pub fn bind(&self, table: ItemTable) -> Result<ShardTable, LoadError> {
+        let shard = ShardTable::build(&self.binding, table)?;
+        match (self.dim(), shard.dim()) {
+            (Some(expected), Some(found)) if expected != found && !shard.is_empty() => Err(LoadError::Vectors {
+                feature: "the encoder".to_owned(),
+                expected: expected.to_string(),
+                found: found.to_string(),
+            }),
+            _ => Ok(shard),
+        }
+    }
+
+    /// What of the rows depends on the request alone: defaults filled in, given values checked.
+    pub fn query_features(
+        &self,
+        query: &str,
+        vector: Option<&[f32]>,
+        given: BTreeMap<FeatureName, FeatureValue>,
+    ) -> Result<QueryFeatures, InferError> {
+        self.binding.query_features(query, vector, given)
+    }
+
+    /// dtype and width of a feature that requests may bring, if the ranker reads it.
+    pub fn given_feature(&self, name: &FeatureName) -> Option<(DType, usize)> {
+        let slot = self.binding.given.iter().find(|slot| slot.spec.name == *name)?;
+        Some((slot.spec.dtype, slot.spec.width))
+    }
+
+    pub async fn encode(&self, query: &str, deadline: tokio::time::Instant) -> Result<Vec<f32>, InferError> {
+        self.encoder.as_ref().ok_or(InferError::NoEncoder)?.encode(query, deadline).await
+    }
+
+    /// Scores items of a shard.
+    pub async fn rank(
+        &self,
+        shard: &ShardTable,
+        rows: &[u32],
+        query: &QueryFeatures,
+        deadline: tokio::time::Instant,
+    ) -> Result<Ranked, InferError> {
+        let started = Instant::now();
+        if rows.is_empty() {
+            let zero = Duration::ZERO;
+            return Ok(Ranked { scores: Vec::new(), assembled: zero, queued: zero, inferred: zero });
+        }
+        let inputs = self.binding.assemble(shard, rows, query);
+        let assembled = started.elapsed();
+        let ran = self.ranker.run(inputs, rows.len(), deadline).await?;
+        if let Some(bad) = ran.output.iter().position(|score| !score.is_finite()) {
+            return Err(InferError::NotFinite { item_id: shard.item_id(rows[bad]).to_owned() });
+        }
+        Ok(Ranked { scores: ran.output, assembled, queued: ran.queued, inferred: ran.inferred })
+    }
+
+    /// Answers the golden requests: the recorded rows must give the recorded scores, the query the recorded vector,
+    /// and, for items of `shard`, the worker's own rows must equal the recorded ones. Blocking.
+    pub fn check_golden(
+        &self,
+        golden: &[GoldenRequest],
+        shard: Option<&ShardTable>,
+    ) -> Result<(), GoldenMismatch> {
+        golden::check(self, golden, shard)
+    }
+
+    /// Length of query vectors, if the version has an encoder.
+    pub fn dim(&self) -> Option<usize> {
+        self.encoder.as_ref().map(Encoder::dim)
+    }
+
+    /// What the models take, by the size of their files.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// Rows that wait for the ranker now.
+    pub fn pending_rows(&self) -> usize {
+        self.ranker.pending_rows()
+    }
+
+    pub(crate) fn binding(&self) -> &Binding {
+        &self.binding
+    }
+
+    pub(crate) fn ranker(&self) -> &Executor {
+        &self.ranker
+    }
+
+    pub(crate) fn encoder(&self) -> Option<&Encoder> {
+        self.encoder.as_ref()
+    }
+}

@@ -1,0 +1,143 @@
+//! The tiny bundle on the real ONNX Runtime.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use endcap_bundle::{
+    Bundle, PackOptions, assemble,
+    test_util::{TinyOptions, tiny_source},
+};
+use endcap_inference::{InferError, ModelOptions, Runtime, RuntimeOptions, ShardTable, VersionModel};
+use endcap_types::{FeatureValue, ShardCount};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+const OPTIONS: ModelOptions = ModelOptions { threads: 1, max_batch_rows: 256, queue_rows: 1000 };
+
+fn bundle(options: &TinyOptions, shards: u32) -> (TempDir, Bundle) {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    tiny_source(&source, options).unwrap();
+    let pack = PackOptions { shards: ShardCount::try_from(shards).unwrap(), created: "2026-01-01T00:00:00Z".into() };
+    let bundle = assemble(&source, &folder.path().join("bundle"), &pack, &()).unwrap();
+    bundle.check().unwrap();
+    (folder, bundle)
+}
+
+fn load(bundle: &Bundle) -> (VersionModel, Vec<ShardTable>) {
+    let runtime = Runtime::load(&RuntimeOptions::default()).unwrap();
+    let model = VersionModel::load(&runtime, bundle, &OPTIONS).unwrap();
+    let shards = bundle.manifest().shard_count.indices();
+    let tables = shards.map(|shard| model.bind(bundle.items(shard).unwrap()).unwrap()).collect();
+    (model, tables)
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
+#[test]
+fn golden_requests_are_answered_as_recorded() {
+    let (_folder, bundle) = bundle(&TinyOptions::default(), 3);
+    let (model, tables) = load(&bundle);
+    let golden = bundle.golden().unwrap();
+    model.check_golden(&golden, None).unwrap();
+    for table in &tables {
+        model.check_golden(&golden, Some(table)).unwrap();
+    }
+}
+
+#[test]
+fn a_wrong_golden_answer_is_told_with_line_expected_and_found() {
+    let (_folder, bundle) = bundle(&TinyOptions::default(), 1);
+    let (model, tables) = load(&bundle);
+    let mut golden = bundle.golden().unwrap();
+    golden[1].scores[2] += 0.5;
+    let mismatch = model.check_golden(&golden, None).unwrap_err();
+    assert_eq!(mismatch.line, 2);
+    assert!(mismatch.to_string().contains(&golden[1].item_ids[2]), "{mismatch}");
+
+    let mut golden = bundle.golden().unwrap();
+    let Some(FeatureValue::F32(row)) = golden[0].inputs.get_mut("features").map(|rows| &mut rows[0]) else {
+        panic!("the tiny ranker reads floats");
+    };
+    row[2] += 1.0;
+    let mismatch = model.check_golden(&golden, Some(&tables[0])).unwrap_err();
+    assert!(mismatch.what.starts_with("item.rating of item"), "{mismatch}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scores_do_not_depend_on_who_shares_the_batch() {
+    let (_folder, bundle) = bundle(&TinyOptions::default(), 1);
+    let (model, tables) = tokio::task::block_in_place(|| load(&bundle));
+    let vector = model.encode("red kettle", soon()).await.unwrap();
+    let query = model.query_features("red kettle", Some(&vector), BTreeMap::new()).unwrap();
+    let rows: Vec<u32> = (0..100).collect();
+    let together = model.rank(&tables[0], &rows, &query, soon()).await.unwrap().scores;
+    let alone = futures_of(&model, &tables[0], &query, &rows).await;
+    for (row, (a, b)) in together.iter().zip(&alone).enumerate() {
+        assert!((a - b).abs() <= 1e-5, "row {row}: {a} together, {b} alone");
+    }
+}
+
+/// Every row in a request of its own, all at once, so that they share runs.
+async fn futures_of(
+    model: &VersionModel,
+    table: &ShardTable,
+    query: &endcap_inference::QueryFeatures,
+    rows: &[u32],
+) -> Vec<f32> {
+    let calls = rows.iter().map(|row| async {
+        let row = [*row];
+        model.rank(table, &row, query, soon()).await.unwrap().scores[0]
+    });
+    let mut scores = Vec::new();
+    for call in calls {
+        scores.push(call.await);
+    }
+    scores
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_run_never_starts_and_a_full_queue_says_so() {
+    let (_folder, bundle) = bundle(&TinyOptions::default(), 1);
+    let (model, tables) = tokio::task::block_in_place(|| load(&bundle));
+    let query = model.query_features("lamp", None, BTreeMap::new()).unwrap();
+    let expired = model.rank(&tables[0], &[0], &query, Instant::now()).await.unwrap_err();
+    assert!(matches!(expired, InferError::Expired { .. }), "{expired}");
+
+    // More than the queue holds, many times over and at once: some are refused, none is lost.
+    let rows: Vec<u32> = (0..600).map(|row| row % 120).collect();
+    let calls: Vec<_> = (0..50).map(|_| Box::pin(model.rank(&tables[0], &rows, &query, soon()))).collect();
+    let mut refused = 0;
+    let mut pending = calls;
+    // Polled once in order, so that all are queued before the first is awaited.
+    for call in &mut pending {
+        if let std::task::Poll::Ready(Err(error)) = poll_once(call) {
+            assert!(matches!(error, InferError::Overloaded { limit: 1000, .. }), "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "50 requests of 600 rows fitted a queue of 1000");
+}
+
+fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Output> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    std::pin::Pin::new(future).poll(&mut context)
+}
+
+#[test]
+fn wrong_features_are_told_by_name() {
+    let (_folder, bundle) = bundle(&TinyOptions::default(), 1);
+    let (model, _) = load(&bundle);
+    let cases = [
+        ("context.hour", FeatureValue::F32(vec![1.0, 2.0]), "has 2 numbers; expected 1"),
+        ("context.hour", FeatureValue::F32(vec![f32::NAN]), "finite"),
+        ("context.no_such", FeatureValue::F32(vec![1.0]), "no such feature"),
+    ];
+    for (name, value, says) in cases {
+        let given = BTreeMap::from([(name.parse().unwrap(), value)]);
+        let error = model.query_features("lamp", None, given).unwrap_err();
+        assert!(error.to_string().contains(says) && error.to_string().contains(name), "{error}");
+    }
+}
