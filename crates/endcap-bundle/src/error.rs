@@ -198,6 +198,8 @@ pub enum BundleError {
     },
     #[error("item {item_id:?} is in {file} more than once; expected unique item ids: remove the others")]
     DuplicateItem { file: String, item_id: ItemId },
+    #[error("item {item_id:?} is out of order in {file}; expected ascending item ids: pack the bundle again")]
+    ItemOrder { file: String, item_id: ItemId },
     #[error("item {item_id:?} is in {file} but hashes to shard {expected}; partition with `endcap bundle pack`")]
     WrongShard {
         file: String,
