@@ -81,7 +81,7 @@ pub fn assemble(
 }
 
 fn read_spec(path: &Path) -> Result<ModelSpec, BundleError> {
-    let bytes = fs::read(path).map_err(BundleError::io("read", path))?;
+    let bytes = fs::read(path).map_err(BundleError::open(path, SPEC))?;
     serde_json::from_slice(&bytes).map_err(BundleError::json(SPEC))
 }
 

@@ -137,13 +137,16 @@ impl Bundle {
 
     fn json<T: DeserializeOwned>(&self, file: &str) -> Result<T, BundleError> {
         let path = self.path(file);
-        let bytes = std::fs::read(&path).map_err(BundleError::io("read", &path))?;
+        let bytes = std::fs::read(&path).map_err(BundleError::open(&path, file))?;
         serde_json::from_slice(&bytes).map_err(BundleError::json(file))
     }
 
     fn lines<T: DeserializeOwned>(&self, file: &'static str) -> Result<Vec<T>, BundleError> {
         let path = self.path(file);
-        let text = std::fs::read_to_string(&path).map_err(BundleError::io("read", &path))?;
+        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidData => BundleError::Line { file, line: 1, detail: error.to_string() },
+            _ => BundleError::open(&path, file)(error),
+        })?;
         text.lines()
             .enumerate()
             .filter(|(_, line)| !line.trim().is_empty())

@@ -288,6 +288,14 @@ impl BundleError {
         }
     }
 
+    /// Of opening a file of a bundle or its source: one that is not there is a mistake of whoever made it.
+    pub(crate) fn open(path: &Path, file: &str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| match source.kind() {
+            std::io::ErrorKind::NotFound => Self::MissingFile { file: file.to_owned() },
+            _ => Self::io("open", path)(source),
+        }
+    }
+
     pub(crate) fn json(file: &str) -> impl FnOnce(serde_json::Error) -> Self {
         move |error| Self::Json {
             file: file.to_owned(),

@@ -63,7 +63,7 @@ pub struct Vectors {
 pub(crate) fn read_batch(path: &Path, file: &str) -> Result<RecordBatch, BundleError> {
     let refused =
         |error: &dyn std::fmt::Display| BundleError::Parquet { file: file.to_owned(), detail: error.to_string() };
-    let handle = File::open(path).map_err(BundleError::io("open", path))?;
+    let handle = File::open(path).map_err(BundleError::open(path, file))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(handle).map_err(|e| refused(&e))?;
     let schema = Arc::clone(reader.schema());
     let reader = reader.build().map_err(|e| refused(&e))?;
@@ -94,6 +94,7 @@ pub(crate) fn read_batch(path: &Path, file: &str) -> Result<RecordBatch, BundleE
 /// Casts a column to one of the types that bundles hold.
 fn narrow(file: &str, name: &str, column: &ArrayRef) -> Result<ArrayRef, BundleError> {
     let target = match column.data_type() {
+        kind if name == VECTOR => return vector_column(file, kind).map(|()| Arc::clone(column)),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..) => DataType::Utf8,
         // A column without a single value: no type was ever chosen for it.
         DataType::Null => DataType::Utf8,
@@ -106,9 +107,6 @@ fn narrow(file: &str, name: &str, column: &ArrayRef) -> Result<ArrayRef, BundleE
         | DataType::UInt8
         | DataType::UInt16
         | DataType::UInt32 => DataType::Int64,
-        DataType::FixedSizeList(..) | DataType::List(_) | DataType::LargeList(_) if name == VECTOR => {
-            return Ok(Arc::clone(column));
-        }
         other => {
             return Err(BundleError::ColumnType {
                 file: file.to_owned(),
@@ -120,6 +118,22 @@ fn narrow(file: &str, name: &str, column: &ArrayRef) -> Result<ArrayRef, BundleE
     };
     cast(column, &target)
         .map_err(|error| BundleError::Parquet { file: file.to_owned(), detail: error.to_string() })
+}
+
+fn vector_column(file: &str, kind: &DataType) -> Result<(), BundleError> {
+    let item = match kind {
+        DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item) => Some(item.data_type()),
+        _ => None,
+    };
+    if matches!(item, Some(DataType::Float16 | DataType::Float32 | DataType::Float64)) {
+        return Ok(());
+    }
+    Err(BundleError::ColumnType {
+        file: file.to_owned(),
+        column: VECTOR.to_owned(),
+        found: kind.to_string(),
+        expected: "a list of f32 or f16".to_owned(),
+    })
 }
 
 /// The rows of a batch, in this order.

@@ -21,7 +21,7 @@ pub(super) fn check(bundle: &Bundle, schema: &FeatureSchema) -> Result<(), Bundl
 
 fn read(bundle: &Bundle, file: &str) -> Result<Graph, BundleError> {
     let path = bundle.path(file);
-    let bytes = std::fs::read(&path).map_err(BundleError::io("read", &path))?;
+    let bytes = std::fs::read(&path).map_err(BundleError::open(&path, file))?;
     onnx::read(Bytes::from(bytes), file)
 }
 
