@@ -14,12 +14,16 @@ use crate::{
     Bundle, BundleError, Progress,
     assemble::Scratch,
     bundle::{compare, parse_manifest},
-    digest,
+    digest::{self, CopyError},
     manifest::MANIFEST,
 };
 
 /// A manifest is a page of JSON; anything near this is not one.
 const LARGEST_MANIFEST: u64 = 16 << 20;
+/// What [`unpack`] writes at most, whatever the manifest promises: more than any catalogue here, less than a disk.
+pub const MAX_BUNDLE_BYTES: u64 = 64 << 30;
+/// Padding that may follow the last file.
+const LONGEST_TAIL: u64 = 1 << 20;
 const LEVEL: i32 = 9;
 
 /// A packed bundle.
@@ -63,11 +67,24 @@ fn append(archive: &mut Builder<impl io::Write>, path: &Path, name: &str) -> Res
 }
 
 /// Unpacks into a new folder and verifies every digest. Whatever is wrong, nothing is left behind.
+///
+/// # Errors
+/// As [`unpack_within`] of [`MAX_BUNDLE_BYTES`].
 pub fn unpack(reader: impl Read, dest: &Path) -> Result<Bundle, BundleError> {
+    unpack_within(reader, dest, MAX_BUNDLE_BYTES)
+}
+
+/// [`unpack`] of a bundle whose files have at most `limit` bytes together.
+///
+/// # Errors
+/// One per way in which an archive can be wrong; see [`BundleError`].
+pub fn unpack_within(reader: impl Read, dest: &Path, limit: u64) -> Result<Bundle, BundleError> {
     let scratch = Scratch::create(dest)?;
     let decoder = zstd::Decoder::new(reader).map_err(|error| not_an_archive(&error))?;
     let mut archive = Archive::new(decoder);
-    let mut entries = archive.entries().map_err(|error| not_an_archive(&error))?;
+    // Raw: otherwise the reader holds long names and extension headers in memory, of whatever size they say.
+    let entries = archive.entries().map_err(|error| not_an_archive(&error))?;
+    let mut entries = entries.raw(true);
 
     let first = entries.next().ok_or_else(|| BundleError::Truncated { after: "before bundle.json".to_owned() })?;
     let mut first = first.map_err(|error| cut_or_wrong(&error, "before bundle.json"))?;
@@ -79,6 +96,8 @@ pub fn unpack(reader: impl Read, dest: &Path) -> Result<Bundle, BundleError> {
     let mut bytes = Vec::new();
     first.read_to_end(&mut bytes).map_err(|error| cut_or_wrong(&error, "inside bundle.json"))?;
     let manifest = parse_manifest(&bytes)?;
+    let promised = manifest.files.values().fold(0_u64, |sum, entry| sum.saturating_add(entry.size));
+    check_size("the bundle", promised, limit)?;
     let path = scratch.path().join(MANIFEST);
     fs::write(&path, &bytes).map_err(BundleError::io("write", &path))?;
 
@@ -99,9 +118,17 @@ pub fn unpack(reader: impl Read, dest: &Path) -> Result<Bundle, BundleError> {
             fs::create_dir_all(folder).map_err(BundleError::io("create", folder))?;
         }
         let mut out = File::create(&path).map_err(BundleError::io("create", &path))?;
-        let found =
-            digest::copy(&mut entry, &mut out).map_err(|error| cut_or_wrong(&error, &format!("inside {file}")))?;
+        let found = digest::copy(&mut entry, &mut out).map_err(|error| match error {
+            CopyError::Read(error) => cut_or_wrong(&error, &format!("inside {file}")),
+            CopyError::Write(error) => BundleError::io("write", &path)(error),
+        })?;
         compare(&file, Some(listed), found)?;
+    }
+    // To the very end: an archive that lost only its last bytes was cut, too.
+    let tail = io::copy(&mut archive.into_inner().take(LONGEST_TAIL + 1), &mut io::sink())
+        .map_err(|error| cut_or_wrong(&error, "after the last file"))?;
+    if tail > LONGEST_TAIL {
+        return Err(BundleError::NotAnArchive { detail: "something follows the last file".to_owned() });
     }
     match manifest.files.into_keys().find(|file| !seen.contains(file)) {
         Some(file) => Err(BundleError::MissingFile { file }),

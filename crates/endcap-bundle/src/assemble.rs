@@ -81,7 +81,7 @@ pub fn assemble(
 }
 
 fn read_spec(path: &Path) -> Result<ModelSpec, BundleError> {
-    let bytes = fs::read(path).map_err(BundleError::io("read", path))?;
+    let bytes = fs::read(path).map_err(BundleError::open(path, SPEC))?;
     serde_json::from_slice(&bytes).map_err(BundleError::json(SPEC))
 }
 
@@ -97,6 +97,7 @@ fn write_shards(
     if ids.is_empty() {
         return Err(BundleError::NoItems { file: ITEMS.to_owned() });
     }
+    let batch = items::with_fixed_vectors(batch, &ids, ITEMS)?;
     // By id inside a shard: rows in the order in which ties are broken.
     let mut order: Vec<u32> = (0..u32::try_from(ids.len()).unwrap_or(u32::MAX)).collect();
     order.sort_by(|a, b| ids[*a as usize].cmp(&ids[*b as usize]));
@@ -151,6 +152,13 @@ impl Scratch {
     }
 
     pub(crate) fn keep(self) -> Result<PathBuf, BundleError> {
+        // Temporary folders are private to their maker; a bundle is read by members that may run as other users.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::set_permissions(self.folder.path(), fs::Permissions::from_mode(0o755))
+                .map_err(BundleError::io("set the permissions of", self.folder.path()))?;
+        }
         fs::rename(self.folder.path(), &self.dest).map_err(BundleError::io("rename to", &self.dest))?;
         // It has moved: there is nothing left to remove.
         let _old_name = self.folder.keep();

@@ -1,5 +1,6 @@
 //! The deep check: everything that can be known to be wrong without running the models.
 
+mod golden;
 mod graphs;
 mod schema;
 
@@ -8,7 +9,7 @@ use std::collections::HashSet;
 use endcap_types::{FeatureValue, ItemId, ShardIndex, shard_of};
 
 use crate::{
-    Bundle, BundleError, FeatureSchema, GoldenRequest, ItemTable, Popular,
+    Bundle, BundleError, FeatureSchema, ItemTable, Popular,
     manifest::shard_file,
 };
 
@@ -16,11 +17,12 @@ impl Bundle {
     /// Checks that the parts fit together. Digests are [`Bundle::verify`]'s business; golden scores are the workers'.
     pub fn check(&self) -> Result<(), BundleError> {
         let schema = self.features()?;
+        schema::check_spec(self.spec())?;
         schema::check(&schema, self.spec())?;
         graphs::check(self, &schema)?;
         let ids = self.check_items(&schema)?;
         check_popular(&self.popular()?, &ids)?;
-        self.check_golden(&schema, &ids)?;
+        golden::check(self, &schema, &ids)?;
         self.evaluation()?;
         self.labels()?;
         Ok(())
@@ -59,8 +61,13 @@ impl Bundle {
                 return Err(BundleError::WrongShard { file, item_id: item_id.clone(), expected });
             }
         }
-        if let Some(pair) = table.ids.windows(2).find(|pair| pair[0] >= pair[1]) {
-            return Err(BundleError::DuplicateItem { file, item_id: pair[1].clone() });
+        let mut seen = HashSet::with_capacity(table.len());
+        if let Some(item_id) = table.ids.iter().find(|item_id| !seen.insert(item_id.as_str())) {
+            return Err(BundleError::DuplicateItem { file, item_id: item_id.clone() });
+        }
+        // Workers break ties by row.
+        if let Some(pair) = table.ids.windows(2).find(|pair| pair[0] > pair[1]) {
+            return Err(BundleError::ItemOrder { file, item_id: pair[1].clone() });
         }
         let Some(encoder) = &self.spec().encoder else { return Ok(()) };
         match &table.vectors {
@@ -75,61 +82,6 @@ impl Bundle {
             }
             Some(_) => Ok(()),
         }
-    }
-
-    fn check_golden(&self, schema: &FeatureSchema, ids: &HashSet<ItemId>) -> Result<(), BundleError> {
-        let golden = self.golden()?;
-        if golden.is_empty() {
-            return Err(BundleError::GoldenEmpty);
-        }
-        for (i, request) in golden.iter().enumerate() {
-            self.check_golden_request(schema, ids, request, i + 1)?;
-        }
-        Ok(())
-    }
-
-    fn check_golden_request(
-        &self,
-        schema: &FeatureSchema,
-        ids: &HashSet<ItemId>,
-        request: &GoldenRequest,
-        line: usize,
-    ) -> Result<(), BundleError> {
-        let items = request.item_ids.len();
-        if let Some(item_id) = request.item_ids.iter().find(|id| !ids.contains(*id)) {
-            return Err(BundleError::GoldenUnknownItem { line, item_id: item_id.clone() });
-        }
-        let length = |field: &str, found: usize, expected: usize| {
-            Err(BundleError::GoldenLength { line, field: field.to_owned(), found, expected })
-        };
-        if request.scores.len() != items {
-            return length("scores", request.scores.len(), items);
-        }
-        if let Some(found) = request.scores.iter().find(|score| !score.is_finite()) {
-            return Err(BundleError::GoldenValue {
-                line,
-                field: "a score".to_owned(),
-                found: found.to_string(),
-                expected: "a finite number".to_owned(),
-            });
-        }
-        for input in &self.spec().ranker.inputs {
-            let rows = request.inputs.get(&input.name).map_or(&[][..], Vec::as_slice);
-            if rows.len() != items {
-                return length(&format!("rows of input {:?}", input.name), rows.len(), items);
-            }
-            let width: usize =
-                input.features.iter().filter_map(|name| schema.get(name)).map(|spec| spec.width).sum();
-            if let Some(row) = rows.iter().find(|row| row.len() != width) {
-                return length(&format!("numbers in a row of input {:?}", input.name), row.len(), width);
-            }
-        }
-        if let (Some(vector), Some(encoder)) = (&request.query_vector, &self.spec().encoder)
-            && vector.len() != encoder.dim
-        {
-            return length("numbers in query_vector", vector.len(), encoder.dim);
-        }
-        Ok(())
     }
 }
 

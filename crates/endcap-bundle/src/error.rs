@@ -198,6 +198,8 @@ pub enum BundleError {
     },
     #[error("item {item_id:?} is in {file} more than once; expected unique item ids: remove the others")]
     DuplicateItem { file: String, item_id: ItemId },
+    #[error("item {item_id:?} is out of order in {file}; expected ascending item ids: pack the bundle again")]
+    ItemOrder { file: String, item_id: ItemId },
     #[error("item {item_id:?} is in {file} but hashes to shard {expected}; partition with `endcap bundle pack`")]
     WrongShard {
         file: String,
@@ -283,6 +285,14 @@ impl BundleError {
             action,
             path: path.to_owned(),
             source,
+        }
+    }
+
+    /// Of opening a file of a bundle or its source: one that is not there is a mistake of whoever made it.
+    pub(crate) fn open(path: &Path, file: &str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| match source.kind() {
+            std::io::ErrorKind::NotFound => Self::MissingFile { file: file.to_owned() },
+            _ => Self::io("open", path)(source),
         }
     }
 

@@ -4,13 +4,12 @@ use std::{collections::BTreeMap, fs::File, path::Path, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, Int64Array, ListArray, RecordBatch,
-        StringArray, new_empty_array,
+        Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, Float64Array, Int64Array,
+        LargeListArray, ListArray, RecordBatch, StringArray, UInt32Array, new_empty_array,
     },
     compute::{cast, concat, take},
     datatypes::{DataType, Field, Schema},
 };
-use arrow::array::UInt32Array;
 use endcap_types::ItemId;
 use parquet::{
     arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
@@ -64,13 +63,21 @@ pub struct Vectors {
 pub(crate) fn read_batch(path: &Path, file: &str) -> Result<RecordBatch, BundleError> {
     let refused =
         |error: &dyn std::fmt::Display| BundleError::Parquet { file: file.to_owned(), detail: error.to_string() };
-    let handle = File::open(path).map_err(BundleError::io("open", path))?;
+    let handle = File::open(path).map_err(BundleError::open(path, file))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(handle).map_err(|e| refused(&e))?;
     let schema = Arc::clone(reader.schema());
     let reader = reader.build().map_err(|e| refused(&e))?;
     let batches: Vec<RecordBatch> = reader.collect::<Result<_, _>>().map_err(|e| refused(&e))?;
-    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    let (mut fields, mut columns) = (Vec::<Field>::new(), Vec::new());
     for (i, field) in schema.fields().iter().enumerate() {
+        if fields.iter().any(|known| known.name() == field.name()) {
+            return Err(BundleError::ColumnType {
+                file: file.to_owned(),
+                column: field.name().clone(),
+                found: "there twice".to_owned(),
+                expected: "distinct columns".to_owned(),
+            });
+        }
         let chunks: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(i).as_ref()).collect();
         let column = if chunks.is_empty() {
             new_empty_array(field.data_type())
@@ -87,7 +94,10 @@ pub(crate) fn read_batch(path: &Path, file: &str) -> Result<RecordBatch, BundleE
 /// Casts a column to one of the types that bundles hold.
 fn narrow(file: &str, name: &str, column: &ArrayRef) -> Result<ArrayRef, BundleError> {
     let target = match column.data_type() {
+        kind if name == VECTOR => return vector_column(file, kind).map(|()| Arc::clone(column)),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..) => DataType::Utf8,
+        // A column without a single value: no type was ever chosen for it.
+        DataType::Null => DataType::Utf8,
         DataType::Float16 | DataType::Float32 | DataType::Float64 => DataType::Float32,
         DataType::Boolean
         | DataType::Int8
@@ -97,9 +107,6 @@ fn narrow(file: &str, name: &str, column: &ArrayRef) -> Result<ArrayRef, BundleE
         | DataType::UInt8
         | DataType::UInt16
         | DataType::UInt32 => DataType::Int64,
-        DataType::FixedSizeList(..) | DataType::List(_) | DataType::LargeList(_) if name == VECTOR => {
-            return Ok(Arc::clone(column));
-        }
         other => {
             return Err(BundleError::ColumnType {
                 file: file.to_owned(),
@@ -111,6 +118,22 @@ fn narrow(file: &str, name: &str, column: &ArrayRef) -> Result<ArrayRef, BundleE
     };
     cast(column, &target)
         .map_err(|error| BundleError::Parquet { file: file.to_owned(), detail: error.to_string() })
+}
+
+fn vector_column(file: &str, kind: &DataType) -> Result<(), BundleError> {
+    let item = match kind {
+        DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item) => Some(item.data_type()),
+        _ => None,
+    };
+    if matches!(item, Some(DataType::Float16 | DataType::Float32 | DataType::Float64)) {
+        return Ok(());
+    }
+    Err(BundleError::ColumnType {
+        file: file.to_owned(),
+        column: VECTOR.to_owned(),
+        found: kind.to_string(),
+        expected: "a list of f32 or f16".to_owned(),
+    })
 }
 
 /// The rows of a batch, in this order.
@@ -214,9 +237,14 @@ fn to_column(column: &ArrayRef) -> Option<Column> {
 }
 
 fn vectors(column: &ArrayRef, ids: &[ItemId], file: &str) -> Result<Vectors, BundleError> {
+    let mut vectors = Vectors { dim: 0, data: Vec::new() };
     let rows: Vec<Option<ArrayRef>> = if let Some(lists) = column.as_any().downcast_ref::<FixedSizeListArray>() {
+        // Known even where a shard has no items.
+        vectors.dim = usize::try_from(lists.value_length()).unwrap_or_default();
         lists.iter().collect()
     } else if let Some(lists) = column.as_any().downcast_ref::<ListArray>() {
+        lists.iter().collect()
+    } else if let Some(lists) = column.as_any().downcast_ref::<LargeListArray>() {
         lists.iter().collect()
     } else {
         return Err(BundleError::ColumnType {
@@ -226,7 +254,6 @@ fn vectors(column: &ArrayRef, ids: &[ItemId], file: &str) -> Result<Vectors, Bun
             expected: "a list of f32 or f16".to_owned(),
         });
     };
-    let mut vectors = Vectors { dim: 0, data: Vec::new() };
     for (item_id, row) in ids.iter().zip(rows) {
         let values = row.map(|row| numbers(&row)).unwrap_or_default();
         if vectors.dim == 0 {
@@ -237,7 +264,7 @@ fn vectors(column: &ArrayRef, ids: &[ItemId], file: &str) -> Result<Vectors, Bun
                 file: file.to_owned(),
                 item_id: item_id.clone(),
                 found: values.len(),
-                expected: vectors.dim,
+                expected: vectors.dim.max(1),
             });
         }
         if let Some(position) = values.iter().position(|value| !value.is_finite()) {
@@ -260,5 +287,42 @@ fn numbers(row: &ArrayRef) -> Vec<f32> {
     if let Some(floats) = row.as_any().downcast_ref::<Float32Array>() {
         return floats.iter().map(|value| value.unwrap_or(f32::NAN)).collect();
     }
+    if let Some(doubles) = row.as_any().downcast_ref::<Float64Array>() {
+        #[expect(clippy::cast_possible_truncation, reason = "vectors are held as f32")]
+        return doubles.iter().map(|value| value.map_or(f32::NAN, |value| value as f32)).collect();
+    }
     Vec::new()
+}
+
+/// The same batch with its vectors, once they are known to be finite and of one length, as lists of that length: then
+/// even a shard without items says how long they are.
+pub(crate) fn with_fixed_vectors(batch: RecordBatch, ids: &[ItemId], file: &str) -> Result<RecordBatch, BundleError> {
+    let refused =
+        |error: arrow::error::ArrowError| BundleError::Parquet { file: file.to_owned(), detail: error.to_string() };
+    let Some(column) = batch.column_by_name(VECTOR) else { return Ok(batch) };
+    let found = vectors(column, ids, file)?;
+    let width = i32::try_from(found.dim).unwrap_or(i32::MAX);
+    let numbers: ArrayRef = if is_half(column.data_type()) {
+        Arc::new(found.data.into_iter().map(|value| Some(half::f16::from_f32(value))).collect::<Float16Array>())
+    } else {
+        Arc::new(Float32Array::from(found.data))
+    };
+    let item = Arc::new(Field::new("item", numbers.data_type().clone(), true));
+    let lists: ArrayRef = Arc::new(FixedSizeListArray::try_new(item, width, numbers, None).map_err(refused)?);
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        let column = if field.name() == VECTOR { Arc::clone(&lists) } else { Arc::clone(column) };
+        fields.push(Field::new(field.name(), column.data_type().clone(), true));
+        columns.push(column);
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(refused)
+}
+
+fn is_half(list: &DataType) -> bool {
+    match list {
+        DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item) => {
+            *item.data_type() == DataType::Float16
+        }
+        _ => false,
+    }
 }

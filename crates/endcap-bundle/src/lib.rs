@@ -18,7 +18,7 @@ mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
-pub use archive::{PackedFile, pack, unpack};
+pub use archive::{MAX_BUNDLE_BYTES, PackedFile, pack, unpack, unpack_within};
 pub use assemble::{PackOptions, Progress, assemble};
 pub use bundle::{Bundle, Parts};
 pub use error::BundleError;

@@ -14,6 +14,15 @@ pub(crate) struct Model {
     pub(crate) graph: Option<Graph>,
     #[prost(message, repeated, tag = "8")]
     pub(crate) opset_import: Vec<OperatorSet>,
+    #[prost(message, repeated, tag = "25")]
+    pub(crate) functions: Vec<Function>,
+}
+
+/// An operator made of others, local to its model.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Function {
+    #[prost(message, repeated, tag = "7")]
+    pub(crate) node: Vec<Node>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -78,10 +87,15 @@ pub(crate) struct Tensor {
     pub(crate) data_type: i32,
     #[prost(float, repeated, tag = "4")]
     pub(crate) float_data: Vec<f32>,
+    /// Halves, as their bits.
+    #[prost(int32, repeated, tag = "5")]
+    pub(crate) int32_data: Vec<i32>,
     #[prost(string, tag = "8")]
     pub(crate) name: String,
     #[prost(bytes = "bytes", tag = "9")]
     pub(crate) raw_data: Bytes,
+    #[prost(double, repeated, tag = "10")]
+    pub(crate) double_data: Vec<f64>,
     #[prost(int32, tag = "14")]
     pub(crate) data_location: i32,
 }
@@ -125,10 +139,14 @@ pub(crate) struct Dimension {
 
 pub(crate) const FLOAT: i32 = 1;
 pub(crate) const INT64: i32 = 7;
+const FLOAT16: i32 = 10;
+const DOUBLE: i32 = 11;
+const BFLOAT16: i32 = 16;
 const EXTERNAL: i32 = 1;
 
-/// Operators with which a row's result depends on the other rows of its batch.
-const BATCH_DEPENDENT: [&str; 1] = ["DynamicQuantizeLinear"];
+/// `DynamicQuantizeLinear`, and what ONNX Runtime fuses it to (`DynamicQuantizeMatMul`, `DynamicQuantizeLSTM`): a row's
+/// result depends on the other rows of its batch.
+const BATCH_DEPENDENT: &str = "DynamicQuantize";
 
 /// Name of an element type, for people.
 pub(crate) fn type_name(elem_type: i32) -> String {
@@ -136,8 +154,8 @@ pub(crate) fn type_name(elem_type: i32) -> String {
         FLOAT => "f32".to_owned(),
         INT64 => "i64".to_owned(),
         6 => "i32".to_owned(),
-        10 => "f16".to_owned(),
-        11 => "f64".to_owned(),
+        FLOAT16 => "f16".to_owned(),
+        DOUBLE => "f64".to_owned(),
         other => format!("ONNX type {other}"),
     }
 }
@@ -151,6 +169,9 @@ pub(crate) fn read(bytes: Bytes, file: &str) -> Result<Graph, BundleError> {
     }
     let graph = model.graph.ok_or_else(|| refused("it has no graph"))?;
     inspect(&graph, file)?;
+    for function in &model.functions {
+        inspect_nodes(&function.node, file)?;
+    }
     Ok(graph)
 }
 
@@ -158,13 +179,17 @@ fn inspect(graph: &Graph, file: &str) -> Result<(), BundleError> {
     for tensor in &graph.initializer {
         inspect_tensor(tensor, &tensor.name, file)?;
     }
-    for node in &graph.node {
-        if BATCH_DEPENDENT.contains(&node.op_type.as_str()) {
+    inspect_nodes(&graph.node, file)
+}
+
+fn inspect_nodes(nodes: &[Node], file: &str) -> Result<(), BundleError> {
+    for node in nodes {
+        if node.op_type.starts_with(BATCH_DEPENDENT) {
             let (node, op) = (node.name.clone(), node.op_type.clone());
             return Err(BundleError::DynamicQuantization { file: file.to_owned(), node, op });
         }
         for attribute in &node.attribute {
-            finite(attribute.floats.iter().copied(), &format!("{}.{}", node.name, attribute.name), file)?;
+            finite(attribute.floats.iter().map(|value| f64::from(*value)), &format!("{}.{}", node.name, attribute.name), file)?;
             if let Some(tensor) = &attribute.t {
                 inspect_tensor(tensor, &format!("{}.{}", node.name, attribute.name), file)?;
             }
@@ -180,17 +205,29 @@ fn inspect_tensor(tensor: &Tensor, name: &str, file: &str) -> Result<(), BundleE
     if tensor.data_location == EXTERNAL {
         return Err(BundleError::ExternalData { file: file.to_owned(), tensor: name.to_owned() });
     }
-    if tensor.data_type != FLOAT {
-        return Ok(());
+    // A tensor's numbers are either in `raw_data` or in the field of their type.
+    let raw = &tensor.raw_data;
+    let halves = raw.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the lower 16 bits are the half")]
+    let halves = halves.chain(tensor.int32_data.iter().map(|bits| *bits as u16));
+    match tensor.data_type {
+        FLOAT => {
+            let raw = raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            finite(raw.chain(tensor.float_data.iter().copied()).map(f64::from), name, file)
+        }
+        DOUBLE => {
+            let raw = raw.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes));
+            finite(raw.chain(tensor.double_data.iter().copied()), name, file)
+        }
+        FLOAT16 => finite(halves.map(|bits| half::f16::from_bits(bits).to_f64()), name, file),
+        BFLOAT16 => finite(halves.map(|bits| half::bf16::from_bits(bits).to_f64()), name, file),
+        _ => Ok(()),
     }
-    let (raw, _ragged) = tensor.raw_data.as_chunks::<4>();
-    finite(tensor.float_data.iter().copied(), name, file)?;
-    finite(raw.iter().map(|bytes| f32::from_le_bytes(*bytes)), name, file)
 }
 
 /// Infinity is a usual constant (a mask's, say); NaN never is.
-fn finite(mut values: impl Iterator<Item = f32>, tensor: &str, file: &str) -> Result<(), BundleError> {
-    match values.position(f32::is_nan) {
+fn finite(mut values: impl Iterator<Item = f64>, tensor: &str, file: &str) -> Result<(), BundleError> {
+    match values.position(f64::is_nan) {
         None => Ok(()),
         Some(position) => Err(BundleError::OnnxNotFinite {
             file: file.to_owned(),

@@ -9,12 +9,12 @@ use arrow::{
     array::{ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray},
     datatypes::{DataType, Field, Schema},
 };
-use endcap_types::{Compute, DType, FeatureName, FeatureSpec, FeatureValue};
+use endcap_types::{Compute, DType, FeatureName, FeatureSpec, FeatureValue, ShardCount};
 use serde_json::json;
 
 use crate::{
-    BundleError, EncoderSpec, Evaluation, FeatureSchema, GoldenRequest, InputBinding, LabelledQuery, ModelSpec,
-    Popular, RankerSpec, RetrievalSpec, items,
+    Bundle, BundleError, EncoderSpec, Evaluation, FeatureSchema, GoldenRequest, InputBinding, LabelledQuery, ModelSpec,
+    PackOptions, Popular, RankerSpec, RetrievalSpec, assemble, items,
 };
 
 /// What a tiny bundle is like. Equal options give equal bytes.
@@ -47,8 +47,17 @@ const FEATURES: [&str; 5] =
 /// Rating of items that have none.
 const DEFAULT_RATING: f32 = 3.0;
 
-/// Writes the source folder of a tiny bundle of the model `tiny`.
+/// Makes a tiny bundle in `dir/bundle`, from a source in `dir/source`.
+pub fn tiny_bundle(dir: &Path, options: &TinyOptions, shards: ShardCount) -> Result<Bundle, BundleError> {
+    let source = dir.join("source");
+    tiny_source(&source, options)?;
+    let pack = PackOptions { shards, created: "2026-01-01T00:00:00Z".to_owned() };
+    assemble(&source, &dir.join("bundle"), &pack, &())
+}
+
+/// Writes the source folder of a tiny bundle of the model `tiny`; makes the folder if need be.
 pub fn tiny_source(dir: &Path, options: &TinyOptions) -> Result<(), BundleError> {
+    std::fs::create_dir_all(dir).map_err(BundleError::io("create", dir))?;
     let tiny = Tiny::new(options);
     let write = |file: &str, bytes: Vec<u8>| {
         let path = dir.join(file);

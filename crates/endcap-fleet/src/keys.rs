@@ -68,6 +68,11 @@ impl Keys {
         format!("{}/models/{model}/rollout", self.prefix)
     }
 
+    /// Every model's history.
+    pub fn histories_all(&self) -> String {
+        format!("{}/history/", self.prefix)
+    }
+
     /// History lives beside the models, not below them: whoever watches models need not carry their past.
     pub fn histories(&self, model: &ModelName) -> String {
         format!("{}/history/{model}/", self.prefix)
@@ -107,6 +112,14 @@ impl Keys {
 
     pub fn worker(&self, worker: &str) -> String {
         format!("{}/workers/{worker}", self.prefix)
+    }
+
+    pub fn gateways(&self) -> String {
+        format!("{}/gateways/", self.prefix)
+    }
+
+    pub fn feature_caches(&self) -> String {
+        format!("{}/feature-caches/", self.prefix)
     }
 
     pub fn gateway(&self, gateway: &str) -> String {

@@ -129,6 +129,7 @@ mod tests {
             size_bytes: 1,
             registered_at: String::new(),
             state: VersionState::Validated,
+            attempt: 1,
             failure: String::new(),
             evaluation: BTreeMap::new(),
             lineage: BTreeMap::new(),

@@ -80,6 +80,9 @@ pub struct VersionRecord {
     /// RFC 3339.
     pub registered_at: String,
     pub state: VersionState,
+    /// Counts the validations, so that a failure of an earlier one is not taken for this one's.
+    #[serde(default)]
+    pub attempt: u64,
     #[serde(default)]
     pub failure: String,
     #[serde(default)]
@@ -147,6 +150,9 @@ pub struct HistoryRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssignmentRecord {
     pub digest: Digest,
+    /// The version's `attempt`: a worker that failed at an earlier one tries again.
+    #[serde(default)]
+    pub attempt: u64,
     /// Worker ids, ascending.
     pub workers: Vec<String>,
 }
@@ -163,6 +169,8 @@ pub struct ReadyRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedRecord {
     pub digest: Digest,
+    #[serde(default)]
+    pub attempt: u64,
     pub reason: String,
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Follower {
 
 /// Replicas that could not be made ready.
 #[derive(Debug, Default)]
-struct Failures(BTreeMap<(ShardKey, VersionPin), Failure>);
+struct Failures(BTreeMap<(ShardKey, Assigned), Failure>);
 
 #[derive(Debug)]
 struct Failure {
@@ -47,7 +47,14 @@ struct Failure {
     wait: Duration,
 }
 
-type Replicas = BTreeMap<ShardKey, VersionPin>;
+type Replicas = BTreeMap<ShardKey, Assigned>;
+
+/// What a shard is to hold, and at which attempt of its validation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Assigned {
+    pin: VersionPin,
+    attempt: u64,
+}
 
 impl Follower {
     /// Follows until the mirror ends. What is known stays in force while the coordinator is away.
@@ -59,9 +66,10 @@ impl Follower {
             for (shard, pin) in self.surplus(&wanted) {
                 self.unload(&shard, &pin).await;
             }
-            let next = wanted.iter().find(|(shard, pin)| !self.holds(shard, pin) && failures.may_try(shard, pin));
-            if let Some((shard, pin)) = next {
-                self.load(shard, pin, &mut failures).await;
+            let next =
+                wanted.iter().find(|(shard, assigned)| !self.holds(shard, assigned) && failures.may_try(shard, assigned));
+            if let Some((shard, assigned)) = next {
+                self.load(shard, assigned, &mut failures).await;
                 // Look again before the next: what is wanted may have changed meanwhile.
                 continue;
             }
@@ -82,27 +90,28 @@ impl Follower {
             let mine = record.workers.iter().any(|worker| **worker == *self.id);
             let pin =
                 VersionPin { model: shard.model.clone(), version: shard.version, digest: record.digest };
-            mine.then_some((shard, pin))
+            mine.then_some((shard, Assigned { pin, attempt: record.attempt }))
         });
         assigned.collect()
     }
 
-    fn holds(&self, shard: &ShardKey, pin: &VersionPin) -> bool {
-        self.holdings.get(pin).is_some_and(|holding| holding.shards.contains_key(&shard.shard))
+    fn holds(&self, shard: &ShardKey, assigned: &Assigned) -> bool {
+        self.holdings.get(&assigned.pin).is_some_and(|holding| holding.shards.contains_key(&shard.shard))
     }
 
     fn surplus(&self, wanted: &Replicas) -> Vec<(ShardKey, VersionPin)> {
         let held = self.holdings.replicas();
-        held.into_iter().filter(|(shard, pin)| wanted.get(shard) != Some(pin)).collect()
+        held.into_iter().filter(|(shard, pin)| wanted.get(shard).is_none_or(|a| a.pin != *pin)).collect()
     }
 
-    async fn load(&self, shard: &ShardKey, pin: &VersionPin, failures: &mut Failures) {
+    async fn load(&self, shard: &ShardKey, assigned: &Assigned, failures: &mut Failures) {
+        let pin = &assigned.pin;
         let model = self.holdings.get(pin).map(|holding| holding.model);
         let free = self.memory_budget.saturating_sub(self.holdings.memory_bytes());
         match self.loader.load(pin, shard.shard, model, free).await {
             Ok((model, table)) => {
                 self.holdings.add(pin, &model, shard.shard, table);
-                failures.0.remove(&(shard.clone(), pin.clone()));
+                failures.0.remove(&(shard.clone(), assigned.clone()));
                 self.publisher.ready(shard, pin).await;
                 self.report().await;
                 tracing::info!(model = %pin.model, version = %pin.version, shard = shard.shard, "replica is ready");
@@ -114,8 +123,8 @@ impl Follower {
                     }
                     error => error,
                 };
-                failures.add(shard, pin, error.is_passing());
-                self.publisher.failed(shard, pin, error.to_string()).await;
+                failures.add(shard, assigned, error.is_passing());
+                self.publisher.failed(shard, pin, assigned.attempt, error.to_string()).await;
             }
         }
     }
@@ -139,10 +148,10 @@ impl Follower {
 
     async fn retain_failures(&self, failures: &mut Failures, wanted: &Replicas) {
         let forgotten: Vec<_> =
-            failures.0.keys().filter(|(shard, pin)| wanted.get(shard) != Some(pin)).cloned().collect();
-        for (shard, pin) in forgotten {
+            failures.0.keys().filter(|(shard, assigned)| wanted.get(shard) != Some(assigned)).cloned().collect();
+        for (shard, assigned) in forgotten {
             self.publisher.forget_failure(&shard).await;
-            failures.0.remove(&(shard, pin));
+            failures.0.remove(&(shard, assigned));
         }
     }
 
@@ -159,15 +168,15 @@ impl Follower {
 }
 
 impl Failures {
-    fn may_try(&self, shard: &ShardKey, pin: &VersionPin) -> bool {
-        match self.0.get(&(shard.clone(), pin.clone())) {
+    fn may_try(&self, shard: &ShardKey, assigned: &Assigned) -> bool {
+        match self.0.get(&(shard.clone(), assigned.clone())) {
             None => true,
             Some(failure) => failure.again.is_some_and(|again| again <= tokio::time::Instant::now()),
         }
     }
 
-    fn add(&mut self, shard: &ShardKey, pin: &VersionPin, passing: bool) {
-        let key = (shard.clone(), pin.clone());
+    fn add(&mut self, shard: &ShardKey, assigned: &Assigned, passing: bool) {
+        let key = (shard.clone(), assigned.clone());
         let wait = self.0.get(&key).map_or(RETRY, |failure| (failure.wait * 2).min(LONGEST_RETRY));
         let again = passing.then(|| tokio::time::Instant::now() + wait);
         self.0.insert(key, Failure { again, wait });

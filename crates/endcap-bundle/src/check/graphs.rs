@@ -21,7 +21,7 @@ pub(super) fn check(bundle: &Bundle, schema: &FeatureSchema) -> Result<(), Bundl
 
 fn read(bundle: &Bundle, file: &str) -> Result<Graph, BundleError> {
     let path = bundle.path(file);
-    let bytes = std::fs::read(&path).map_err(BundleError::io("read", &path))?;
+    let bytes = std::fs::read(&path).map_err(BundleError::open(&path, file))?;
     onnx::read(Bytes::from(bytes), file)
 }
 
@@ -54,8 +54,8 @@ fn check_ranker(graph: &Graph, ranker: &RankerSpec, schema: &FeatureSchema) -> R
             DType::I64 => INT64,
         };
         check_type(input, file, expected)?;
-        check_shape(input, file, &format!("[rows, {width}]"), |dims| {
-            dims.len() == 2 && dims[1].is_none_or(|dim| usize::try_from(dim) == Ok(width))
+        check_shape(input, file, &format!("[rows, {width}] with dynamic rows"), |dims| {
+            dims.len() == 2 && dims[0].is_none() && dims[1].is_none_or(|dim| usize::try_from(dim) == Ok(width))
         })?;
     }
     let output = output(graph, file, &ranker.output)?;
@@ -70,7 +70,9 @@ fn check_encoder(graph: &Graph, encoder: &EncoderSpec) -> Result<(), BundleError
     check_names(graph, file, vec![encoder.input_ids.clone(), encoder.attention_mask.clone()])?;
     for input in inputs(graph) {
         check_type(input, file, INT64)?;
-        check_shape(input, file, "[batch, tokens]", |dims| dims.len() == 2)?;
+        check_shape(input, file, "[batch, tokens], both dynamic", |dims| {
+            dims.len() == 2 && dims.iter().all(Option::is_none)
+        })?;
     }
     let output = output(graph, file, &encoder.output)?;
     check_type(output, file, FLOAT)?;

@@ -10,6 +10,32 @@ use crate::{BundleError, Column, FeatureSchema, ItemTable, ModelSpec};
 /// Numbers per feature; more is a mistake in `width`.
 const WIDEST: usize = 65_536;
 
+/// Whether what `model.json` says makes sense by itself.
+pub(super) fn check_spec(spec: &ModelSpec) -> Result<(), BundleError> {
+    let wrong = |field: &str, found: &str, expected: &str| {
+        let (field, found, expected) = (field.to_owned(), found.to_owned(), expected.to_owned());
+        Err(BundleError::Manifest { file: "model.json", field, found, expected })
+    };
+    if spec.ranker.inputs.is_empty() {
+        return wrong("ranker.inputs", "empty", "every input of the graph, once");
+    }
+    if let Some(input) = spec.ranker.inputs.iter().find(|input| input.features.is_empty()) {
+        let field = format!("ranker.inputs[{:?}].features", input.name);
+        return wrong(&field, "empty", "at least one feature");
+    }
+    if let Some(encoder) = &spec.encoder {
+        let numbers = [("encoder.dim", encoder.dim), ("encoder.max_tokens", encoder.max_tokens)];
+        if let Some((field, found)) = numbers.into_iter().find(|(_, number)| !(1..=WIDEST).contains(number)) {
+            return wrong(field, &found.to_string(), "1 to 65536");
+        }
+    }
+    match &spec.retrieval {
+        Some(_) if spec.encoder.is_none() => wrong("encoder", "absent", "one, since `retrieval` needs query vectors"),
+        Some(retrieval) if retrieval.depth == 0 => wrong("retrieval.depth", "0", "at least 1"),
+        Some(_) | None => Ok(()),
+    }
+}
+
 pub(super) fn check(schema: &FeatureSchema, spec: &ModelSpec) -> Result<(), BundleError> {
     let mut names = HashSet::new();
     for feature in schema.iter() {

@@ -60,7 +60,7 @@ pub(super) fn tokenizer(words: &[&str]) -> serde_json::Value {
 
 fn model(graph: Graph) -> Vec<u8> {
     let opset = OperatorSet { domain: String::new(), version: 17 };
-    Model { ir_version: 8, graph: Some(graph), opset_import: vec![opset] }.encode_to_vec()
+    Model { ir_version: 8, graph: Some(graph), opset_import: vec![opset], functions: Vec::new() }.encode_to_vec()
 }
 
 fn node(op: &str, inputs: &[&str], output: &str, ints: &[(&str, i64)]) -> Node {

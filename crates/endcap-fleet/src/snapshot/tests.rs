@@ -18,6 +18,7 @@ fn record(digest: Digest, shards: u32) -> VersionRecord {
         size_bytes: 1,
         registered_at: String::new(),
         state: VersionState::Validated,
+        attempt: 1,
         failure: String::new(),
         evaluation: BTreeMap::new(),
         lineage: BTreeMap::new(),

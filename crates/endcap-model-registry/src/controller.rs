@@ -1,0 +1,99 @@
+//! The controller: one leader keeps assignments equal to what the pure functions of `endcap-fleet` say.
+
+use std::{sync::Arc, time::Duration};
+
+use endcap_coordination::{
+    CoordinationError, Coordinator, Entries, Leadership, Session, Txn, TxnOutcome, campaign,
+};
+use endcap_fleet::{AssignmentRecord, Keys, Record as _, Wanted, assign, is_wanted};
+use tokio::sync::watch;
+
+use crate::world::World;
+
+/// After a failure of the coordinator.
+const RETRY: Duration = Duration::from_millis(500);
+/// Changes in one transaction: etcd's default limit is 128 operations.
+const MOST_OPS: usize = 100;
+
+#[derive(Debug)]
+pub(crate) struct Controller {
+    pub(crate) coordinator: Arc<dyn Coordinator>,
+    pub(crate) keys: Keys,
+    pub(crate) id: String,
+    pub(crate) session: Session,
+    pub(crate) replicas: usize,
+}
+
+impl Controller {
+    /// Stands for election, leads, and stands again when leadership is lost. Never returns.
+    pub(crate) async fn run(self, mut entries: watch::Receiver<Arc<Entries>>) {
+        loop {
+            if let Err(error) = self.lead(&mut entries).await {
+                tracing::warn!(%error, "controller stands for election again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    async fn lead(&self, entries: &mut watch::Receiver<Arc<Entries>>) -> Result<(), CoordinationError> {
+        let lease = self.session.lease().await;
+        let election = self.keys.controller_election();
+        let leadership = campaign(&*self.coordinator, &election, &self.id, lease).await?;
+        tracing::info!(controller = self.id, "leads");
+        loop {
+            let world = World::read(&self.keys, &entries.borrow_and_update());
+            for txn in self.transactions(&world, &leadership) {
+                if self.coordinator.commit(txn).await? == TxnOutcome::Conflict {
+                    tracing::warn!(controller = self.id, "was deposed");
+                    return Ok(());
+                }
+            }
+            if entries.changed().await.is_err() {
+                // The mirror ended with the service.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// What must change, in fenced transactions: a deposed leader changes nothing.
+    fn transactions(&self, world: &World, leadership: &Leadership) -> Vec<Txn> {
+        let mut wanted = Vec::new();
+        for (model, view) in &world.view.models {
+            for (version, record) in &view.versions {
+                if is_wanted(*version, record, &view.rollout) {
+                    wanted.push(Wanted {
+                        model: model.clone(),
+                        version: *version,
+                        shard_count: record.shard_count,
+                        replicas: self.replicas,
+                    });
+                }
+            }
+        }
+        let workers: Vec<String> = world.workers.keys().cloned().collect();
+        let target = assign(&wanted, &workers);
+        let mut ops = Vec::new();
+        for (shard, workers) in &target {
+            let Some(record) =
+                world.view.models.get(&shard.model).and_then(|view| view.versions.get(&shard.version))
+            else {
+                continue;
+            };
+            let (digest, attempt) = (record.digest, record.attempt);
+            let assignment = AssignmentRecord { digest, attempt, workers: workers.clone() };
+            if world.assignments.get(shard) != Some(&assignment) {
+                ops.push((self.keys.assignment(shard), Some(assignment.to_json())));
+            }
+        }
+        let surplus = world.assignments.keys().filter(|shard| !target.contains_key(shard));
+        ops.extend(surplus.map(|shard| (self.keys.assignment(shard), None)));
+        ops.chunks(MOST_OPS)
+            .map(|chunk| {
+                chunk.iter().fold(Txn::default().when(leadership.fence()), |txn, (key, value)| match value {
+                    Some(value) => txn.put(key, value.clone()),
+                    None => txn.delete(key),
+                })
+            })
+            .collect()
+    }
+}
