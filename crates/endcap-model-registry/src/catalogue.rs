@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use endcap_coordination::{Coordinator as _, Entries};
+use endcap_coordination::Entries;
 use endcap_fleet::{Keys, MoveError};
 use endcap_proto::pb;
 use endcap_types::Alias;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use endcap_coordination::{Coordinator as _, Entries, WatchEvent, WatchStream};
+use endcap_coordination::{Entries, WatchEvent, WatchStream};
 use endcap_fleet::{HistoryRecord, Key, Keys, Record as _};
 use endcap_proto::pb::{self, ReplicaState, watch_response::Event};
 use endcap_types::ModelName;
