@@ -1,0 +1,70 @@
+"""Reading a data folder."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from endcap_pipelines.text import normalised
+
+GAINS = {"Exact": 1.0, "Substitute": 0.1, "Complement": 0.01, "Irrelevant": 0.0}
+GRADES = {"Exact": 3, "Substitute": 2, "Complement": 1, "Irrelevant": 0}
+
+
+@dataclass
+class Data:
+    """Products as columns; labelled queries; fingerprints of the files they came from."""
+
+    folder: Path
+    ids: list[str]
+    columns: dict[str, list[str]]
+    numbers: dict[str, np.ndarray]
+    query_ids: list[str]
+    queries: list[str]
+    labels: list[dict[str, str]]
+    fingerprints: dict[str, str]
+
+    @property
+    def gains(self) -> list[dict[str, float]]:
+        return [{item: GAINS[label] for item, label in judged.items()} for judged in self.labels]
+
+
+class DataError(Exception):
+    """The folder is not what was expected."""
+
+
+def read(folder: Path) -> Data:
+    names = ["products", "queries_open", "labels_open"]
+    paths = {name: folder / f"{name}.parquet" for name in names}
+    for path in paths.values():
+        if not path.is_file():
+            raise DataError(f"{path} is missing; see deploy/pipelines/README.md for the layout")
+    products, queries, labels = (pq.read_table(paths[name]).to_pydict() for name in names)
+    texts = ["name", "product_class", "category_hierarchy", "brand", "color", "text"]
+    columns = {name: [value or "" for value in products[name]] for name in texts}
+    numbers = {
+        name: np.array([np.nan if v is None else v for v in products[name]], dtype=np.float64)
+        for name in ["rating", "review_count", "price"]
+    }
+    ids = [str(item) for item in products["product_id"]]
+    if len(set(ids)) != len(ids):
+        raise DataError(f"{paths['products']}: product_id is not unique")
+    known = set(ids)
+    judged: dict[object, dict[str, str]] = {query: {} for query in queries["query_id"]}
+    for query, item, label in zip(labels["query_id"], labels["product_id"], labels["label"], strict=True):
+        if label not in GAINS:
+            raise DataError(f"{paths['labels_open']}: label {label!r}; expected one of {', '.join(GAINS)}")
+        if query in judged and item in known:
+            judged[query][item] = label
+    return Data(
+        folder=folder,
+        ids=ids,
+        columns=columns,
+        numbers=numbers,
+        query_ids=[str(query) for query in queries["query_id"]],
+        queries=[normalised(query) for query in queries["query"]],
+        labels=[judged[query] for query in queries["query_id"]],
+        fingerprints={name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()},
+    )

@@ -1,0 +1,125 @@
+"""LambdaMART (LightGBM) on graded labels, and its conversion to ONNX."""
+
+from collections.abc import Iterator, Sequence
+
+import lightgbm as lgb
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def train(rows: Sequence[np.ndarray], grades: Sequence[np.ndarray], names: list[str], seed: int) -> lgb.Booster:
+    """One group of rows per query; grades 0 to 3."""
+    parameters = {
+        "objective": "lambdarank",
+        "label_gain": [0, 1, 10, 100],
+        "lambdarank_truncation_level": 20,
+        "learning_rate": 0.05,
+        "num_leaves": 15,
+        "min_data_in_leaf": 30,
+        "feature_fraction": 0.8,
+        "lambda_l2": 1.0,
+        "num_threads": 1,
+        "deterministic": True,
+        "force_row_wise": True,
+        "seed": seed,
+        "verbosity": -1,
+    }
+    data = lgb.Dataset(
+        np.concatenate(rows), np.concatenate(grades), group=[len(group) for group in rows], feature_name=names
+    )
+    return lgb.train(parameters, data, num_boost_round=200)
+
+
+def to_onnx(booster: lgb.Booster, names: list[str], taste: float | None) -> onnx.ModelProto:
+    """`features` [N, k] to `score` [N, 1]: the trees, plus taste x user.price_affinity x item.price_level."""
+    attributes: dict[str, list] = {}
+    trees = [tree["tree_structure"] for tree in booster.dump_model()["tree_info"]]
+    for tree_id, tree in enumerate(trees):
+        for node in _nodes(tree, tree_id):
+            for name, value in node.items():
+                attributes.setdefault(name, []).append(value)
+    trees_node = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["features"],
+        ["trees" if taste is not None else "score"],
+        domain="ai.onnx.ml",
+        n_targets=1,
+        aggregate_function="SUM",
+        post_transform="NONE",
+        **{name: values for name, values in attributes.items() if name.startswith("nodes_")},
+        **_targets(trees),
+    )
+    nodes, constants = [trees_node], []
+    if taste is not None:
+        for name, column in [("affinity", "user.price_affinity"), ("level", "item.price_level")]:
+            constants.append(numpy_helper.from_array(np.array([names.index(column)], np.int64), f"{name}_column"))
+            nodes.append(helper.make_node("Gather", ["features", f"{name}_column"], [name], axis=1))
+        constants.append(numpy_helper.from_array(np.array([taste], np.float32), "taste"))
+        nodes.append(helper.make_node("Mul", ["affinity", "level"], ["liking"]))
+        nodes.append(helper.make_node("Mul", ["liking", "taste"], ["personal"]))
+        nodes.append(helper.make_node("Add", ["trees", "personal"], ["score"]))
+    graph = helper.make_graph(
+        nodes,
+        "ranker",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", len(names)])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["rows", 1])],
+        constants,
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    )
+    model.ir_version = 8
+    return model
+
+
+def _walk(node: dict, counter: list[int]) -> Iterator[tuple[int, dict, int, int]]:
+    """Nodes with their number and those of their children, in depth-first order."""
+    number = counter[0]
+    counter[0] += 1
+    if "leaf_value" in node:
+        yield number, node, 0, 0
+        return
+    left = counter[0]
+    below_left = list(_walk(node["left_child"], counter))
+    right = counter[0]
+    below_right = list(_walk(node["right_child"], counter))
+    yield number, node, left, right
+    yield from below_left
+    yield from below_right
+
+
+def _nodes(tree: dict, tree_id: int) -> Iterator[dict]:
+    for number, node, left, right in _walk(tree, [0]):
+        leaf = "leaf_value" in node
+        if not leaf and node["decision_type"] != "<=":
+            raise ValueError(f"a split by {node['decision_type']!r} cannot be converted")
+        yield {
+            "nodes_treeids": tree_id,
+            "nodes_nodeids": number,
+            "nodes_featureids": 0 if leaf else node["split_feature"],
+            "nodes_modes": "LEAF" if leaf else "BRANCH_LEQ",
+            "nodes_values": 0.0 if leaf else _down(node["threshold"]),
+            "nodes_truenodeids": left,
+            "nodes_falsenodeids": right,
+            "nodes_missing_value_tracks_true": 0 if leaf else int(node["default_left"]),
+            "nodes_hitrates": 1.0,
+        }
+
+
+def _targets(trees: Sequence[dict]) -> dict[str, list]:
+    targets: dict[str, list] = {key: [] for key in ["treeids", "nodeids", "ids", "weights"]}
+    for tree_id, tree in enumerate(trees):
+        for number, node, _, _ in _walk(tree, [0]):
+            if "leaf_value" in node:
+                targets["treeids"].append(tree_id)
+                targets["nodeids"].append(number)
+                targets["ids"].append(0)
+                targets["weights"].append(float(node["leaf_value"]))
+    return {f"target_{key}": values for key, values in targets.items()}
+
+
+def _down(threshold: float) -> float:
+    """The largest f32 that is not above: rounding up would move rows to the other side of a split."""
+    narrow = np.float32(threshold)
+    return float(narrow if float(narrow) <= threshold else np.nextafter(narrow, np.float32(-np.inf)))
