@@ -249,3 +249,6 @@ impl ValueInfo {
         Some(shape.dim.iter().map(|dim| (dim.value > 0).then_some(dim.value)).collect())
     }
 }
+
+#[cfg(all(test, feature = "test-util"))]
+mod tests;
