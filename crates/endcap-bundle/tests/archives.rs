@@ -1,5 +1,7 @@
 //! The packed form: the same bytes for the same bundle, and no bad archive leaves anything behind.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail as its tests do")]
+
 use std::{
     fs,
     io::{Cursor, Read, Write as _},
@@ -17,7 +19,10 @@ use tempfile::TempDir;
 
 fn sound() -> (TempDir, Bundle) {
     let folder = tempfile::tempdir().unwrap();
-    let options = TinyOptions { items: 24, ..TinyOptions::default() };
+    let options = TinyOptions {
+        items: 24,
+        ..TinyOptions::default()
+    };
     let bundle = tiny_bundle(folder.path(), &options, ShardCount::try_from(2).unwrap()).unwrap();
     (folder, bundle)
 }
@@ -37,7 +42,11 @@ struct Entry {
 }
 
 fn file(path: &str, bytes: Vec<u8>) -> Entry {
-    Entry { path: path.to_owned(), kind: EntryType::Regular, bytes }
+    Entry {
+        path: path.to_owned(),
+        kind: EntryType::Regular,
+        bytes,
+    }
 }
 
 /// The entries of a sound archive, in its order.
@@ -68,7 +77,9 @@ fn archive(entries: &[Entry]) -> Vec<u8> {
 /// Unpacks what must be refused, and looks that nothing stays.
 fn refused(name: &str, archive: impl Read) -> BundleError {
     let folder = tempfile::tempdir().unwrap();
-    let Err(error) = unpack(archive, &folder.path().join("bundle")) else { panic!("{name}: it was accepted") };
+    let Err(error) = unpack(archive, &folder.path().join("bundle")) else {
+        panic!("{name}: it was accepted")
+    };
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
     assert!(left.is_empty(), "{name}: left behind {left:?}");
     error
@@ -121,10 +132,16 @@ fn packing_an_incomplete_bundle_leaves_no_file() {
 fn an_archive_cut_anywhere_is_called_cut() {
     let (_folder, bundle) = sound();
     let whole = packed(&bundle);
-    let cuts = (0..whole.len()).step_by(whole.len() / 50).chain([1, 2, 3, whole.len() - 4, whole.len() - 1]);
+    let cuts = (0..whole.len())
+        .step_by(whole.len() / 50)
+        .chain([1, 2, 3, whole.len() - 4, whole.len() - 1]);
     for cut in cuts {
         let error = refused(&format!("cut at {cut}"), &whole[..cut]);
-        assert!(matches!(error, BundleError::Truncated { .. }), "cut at {cut} of {}: {error}", whole.len());
+        assert!(
+            matches!(error, BundleError::Truncated { .. }),
+            "cut at {cut} of {}: {error}",
+            whole.len()
+        );
         assert_eq!(error.code(), ErrorCode::DataLoss);
     }
 }
@@ -132,46 +149,139 @@ fn an_archive_cut_anywhere_is_called_cut() {
 #[test]
 fn bytes_that_are_no_archive_are_refused() {
     let zipped = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
-    let noise: Vec<u8> = (0..4096_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    for (name, bytes) in [("text", b"hello, world".to_vec()), ("noise", noise.clone()), ("a packed noise", zipped(&noise))] {
-        expect(name, &refused(name, bytes.as_slice()), "NotAnArchive", "endcap bundle pack");
+    let noise: Vec<u8> = (0..4096_u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    for (name, bytes) in [
+        ("text", b"hello, world".to_vec()),
+        ("noise", noise.clone()),
+        ("a packed noise", zipped(&noise)),
+    ] {
+        expect(
+            name,
+            &refused(name, bytes.as_slice()),
+            "NotAnArchive",
+            "endcap bundle pack",
+        );
     }
     let (_folder, bundle) = sound();
     let mut followed = packed(&bundle);
     followed.extend_from_slice(b"and more");
-    expect("followed", &refused("followed", followed.as_slice()), "NotAnArchive", "endcap bundle pack");
+    expect(
+        "followed",
+        &refused("followed", followed.as_slice()),
+        "NotAnArchive",
+        "endcap bundle pack",
+    );
 }
+
+type Damage = fn(&mut Vec<Entry>);
+
+/// What is wrong, how it is made, the error's variant and a part of its message.
+const HOSTILE: [(&str, Damage, &str, &str); 15] = [
+    (
+        "climbs",
+        |all| all.insert(1, file("../evil", vec![1])),
+        "UnsafePath",
+        "../evil",
+    ),
+    (
+        "climbs within",
+        |all| all.insert(1, file("items/../../evil", vec![1])),
+        "UnsafePath",
+        "climbs",
+    ),
+    (
+        "absolute",
+        |all| all.insert(1, file("/tmp/evil", vec![1])),
+        "UnsafePath",
+        "/tmp/evil",
+    ),
+    (
+        "backslash",
+        |all| all.insert(1, file("..\\evil", vec![1])),
+        "UnsafePath",
+        "evil",
+    ),
+    (
+        "symbolic link",
+        |all| all[2].kind = EntryType::Symlink,
+        "NotAFile",
+        "Symlink",
+    ),
+    (
+        "hard link",
+        |all| all[2].kind = EntryType::Link,
+        "NotAFile",
+        "Link",
+    ),
+    ("device", |all| all[2].kind = EntryType::Char, "NotAFile", "Char"),
+    (
+        "folder",
+        |all| {
+            all.insert(
+                1,
+                Entry {
+                    path: "items".into(),
+                    kind: EntryType::Directory,
+                    bytes: vec![],
+                },
+            )
+        },
+        "NotAFile",
+        "Directory",
+    ),
+    (
+        "manifest later",
+        |all| all.swap(0, 1),
+        "ManifestNotFirst",
+        "encoder.onnx",
+    ),
+    (
+        "manifest twice",
+        |all| all.push(file("bundle.json", vec![])),
+        "UnsafePath",
+        "bundle.json",
+    ),
+    (
+        "unlisted",
+        |all| all.push(file("extra.txt", vec![])),
+        "UnknownFile",
+        "extra.txt",
+    ),
+    (
+        "twice",
+        |all| {
+            let again = file(&all[3].path, all[3].bytes.clone());
+            all.push(again);
+        },
+        "DuplicateFile",
+        "twice",
+    ),
+    (
+        "missing",
+        |all| drop(all.pop()),
+        "MissingFile",
+        "tokenizer.json is missing",
+    ),
+    (
+        "shorter",
+        |all| all[2].bytes.truncate(3),
+        "SizeMismatch",
+        "damaged",
+    ),
+    (
+        "longer",
+        |all| all[2].bytes.push(0),
+        "TooLarge",
+        "more than the limit",
+    ),
+];
 
 #[test]
 fn only_the_listed_files_once_each_and_inside_the_bundle_are_accepted() {
-    type Damage = fn(&mut Vec<Entry>);
-    let cases: [(&str, Damage, &str, &str); 15] = [
-        ("climbs", |all| all.insert(1, file("../evil", vec![1])), "UnsafePath", "../evil"),
-        ("climbs within", |all| all.insert(1, file("items/../../evil", vec![1])), "UnsafePath", "climbs"),
-        ("absolute", |all| all.insert(1, file("/tmp/evil", vec![1])), "UnsafePath", "/tmp/evil"),
-        ("backslash", |all| all.insert(1, file("..\\evil", vec![1])), "UnsafePath", "evil"),
-        ("symbolic link", |all| all[2].kind = EntryType::Symlink, "NotAFile", "Symlink"),
-        ("hard link", |all| all[2].kind = EntryType::Link, "NotAFile", "Link"),
-        ("device", |all| all[2].kind = EntryType::Char, "NotAFile", "Char"),
-        ("folder", |all| all.insert(1, Entry { path: "items".into(), kind: EntryType::Directory, bytes: vec![] }), "NotAFile", "Directory"),
-        ("manifest later", |all| all.swap(0, 1), "ManifestNotFirst", "encoder.onnx"),
-        ("manifest twice", |all| all.push(file("bundle.json", vec![])), "UnsafePath", "bundle.json"),
-        ("unlisted", |all| all.push(file("extra.txt", vec![])), "UnknownFile", "extra.txt"),
-        (
-            "twice",
-            |all| {
-                let again = file(&all[3].path, all[3].bytes.clone());
-                all.push(again);
-            },
-            "DuplicateFile",
-            "twice",
-        ),
-        ("missing", |all| drop(all.pop()), "MissingFile", "tokenizer.json is missing"),
-        ("shorter", |all| all[2].bytes.truncate(3), "SizeMismatch", "damaged"),
-        ("longer", |all| all[2].bytes.push(0), "TooLarge", "more than the limit"),
-    ];
     let (_folder, bundle) = sound();
-    for (name, damage, variant, part) in cases {
+    for (name, damage, variant, part) in HOSTILE {
         let mut all = entries(&bundle);
         damage(&mut all);
         expect(name, &refused(name, archive(&all).as_slice()), variant, part);
@@ -191,7 +301,10 @@ fn changed_bytes_are_told_with_file_and_both_digests() {
                 assert_eq!(error.code(), ErrorCode::DataLoss);
                 let expected = bundle.manifest().files[&path].sha256.to_hex();
                 let message = error.to_string();
-                assert!(message.contains(&path) && message.contains(&expected), "{message}");
+                assert!(
+                    message.contains(&path) && message.contains(&expected),
+                    "{message}"
+                );
             }
             error => panic!("{path}: {error}"),
         }
@@ -205,7 +318,9 @@ fn no_more_is_written_than_the_limit_allows() {
     let total: u64 = bundle.manifest().files.values().map(|entry| entry.size).sum();
     let folder = tempfile::tempdir().unwrap();
     let error = unpack_within(bytes.as_slice(), &folder.path().join("bundle"), total - 1).unwrap_err();
-    assert!(matches!(error, BundleError::TooLarge { found, limit, .. } if found == total && limit == total - 1));
+    assert!(
+        matches!(error, BundleError::TooLarge { found, limit, .. } if found == total && limit == total - 1)
+    );
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     unpack_within(bytes.as_slice(), &folder.path().join("bundle"), total).unwrap();
 }
@@ -223,7 +338,12 @@ fn a_name_of_a_gigabyte_is_not_read() {
         encoder.write_all(header.as_bytes()).unwrap();
         std::io::copy(&mut std::io::repeat(b'a').take(64 << 20), &mut encoder).unwrap();
         let bomb = encoder.finish().unwrap();
-        expect("bomb", &refused("bomb", bomb.as_slice()), "NotAFile", "regular files only");
+        expect(
+            "bomb",
+            &refused("bomb", bomb.as_slice()),
+            "NotAFile",
+            "regular files only",
+        );
     }
 }
 
@@ -239,7 +359,12 @@ fn padding_after_the_last_file_has_an_end() {
     };
     let folder = tempfile::tempdir().unwrap();
     unpack(zeros(10 << 10).as_slice(), &folder.path().join("bundle")).unwrap();
-    expect("zeros", &refused("zeros", zeros(64 << 20).as_slice()), "NotAnArchive", "follows the last file");
+    expect(
+        "zeros",
+        &refused("zeros", zeros(64 << 20).as_slice()),
+        "NotAnArchive",
+        "follows the last file",
+    );
 }
 
 #[test]
@@ -255,13 +380,22 @@ fn a_bundle_changed_on_disk_is_noticed_in_the_parts_that_are_asked_for() {
     bundle.verify(&Parts::Shards(vec![0])).unwrap();
     for parts in [Parts::All, Parts::Shards(vec![0, 1])] {
         let error = bundle.verify(&parts).unwrap_err();
-        assert!(matches!(&error, BundleError::DigestMismatch { file, .. } if file.contains("shard-00001")), "{error}");
+        assert!(
+            matches!(&error, BundleError::DigestMismatch { file, .. } if file.contains("shard-00001")),
+            "{error}"
+        );
     }
     fs::remove_file(bundle.path("popular.json")).unwrap();
     let error = bundle.verify(&Parts::Gateway).unwrap_err();
-    assert!(matches!(&error, BundleError::MissingFile { file } if file == "popular.json"), "{error}");
+    assert!(
+        matches!(&error, BundleError::MissingFile { file } if file == "popular.json"),
+        "{error}"
+    );
     let error = bundle.verify(&Parts::Shards(vec![2])).unwrap_err();
-    assert!(matches!(error, BundleError::NoSuchShard { shard: 2, count: 2 }), "{error}");
+    assert!(
+        matches!(error, BundleError::NoSuchShard { shard: 2, count: 2 }),
+        "{error}"
+    );
     let error = Bundle::open(Path::new("/nowhere")).unwrap_err();
     assert!(matches!(error, BundleError::MissingFile { .. }), "{error}");
 }
