@@ -21,15 +21,23 @@ pub enum BundleError {
     DestinationExists { path: PathBuf },
 
     // The archive.
-    #[error("the archive is not a bundle: {detail}; expected a tar in zstd, as `endcap bundle pack` writes it")]
+    #[error(
+        "the archive is not a bundle: {detail}; expected a tar in zstd, as `endcap bundle pack` writes it"
+    )]
     NotAnArchive { detail: String },
     #[error("the archive ends too early, {after}; it was cut on its way: send it again")]
     Truncated { after: String },
-    #[error("the path {path:?} is absolute or climbs out of the bundle; expected a path such as \"ranker.onnx\"")]
+    #[error(
+        "the path {path:?} is absolute or climbs out of the bundle; expected a path such as \"ranker.onnx\""
+    )]
     UnsafePath { path: String },
-    #[error("{path:?} in the archive is a {kind}; expected regular files only: pack it with `endcap bundle pack`")]
+    #[error(
+        "{path:?} in the archive is a {kind}; expected regular files only: pack it with `endcap bundle pack`"
+    )]
     NotAFile { path: String, kind: String },
-    #[error("the archive begins with {found:?}; expected bundle.json first: pack it with `endcap bundle pack`")]
+    #[error(
+        "the archive begins with {found:?}; expected bundle.json first: pack it with `endcap bundle pack`"
+    )]
     ManifestNotFirst { found: String },
     #[error("{file:?} is not a file that bundle.json lists; remove it, or pack the bundle again")]
     UnknownFile { file: String },
@@ -52,11 +60,7 @@ pub enum BundleError {
     #[error(
         "{file} is damaged: expected {expected} bytes, found {found}; fetch it again or pack the bundle again"
     )]
-    SizeMismatch {
-        file: String,
-        expected: u64,
-        found: u64,
-    },
+    SizeMismatch { file: String, expected: u64, found: u64 },
 
     // bundle.json, model.json and the other JSON files.
     #[error("{file} is not the JSON that was expected: {detail}; mend it and pack the bundle again")]
@@ -92,7 +96,9 @@ pub enum BundleError {
         found: Vec<String>,
         expected: String,
     },
-    #[error("{value:?} of {file} has element type {found}; expected {expected}: change the graph or the features")]
+    #[error(
+        "{value:?} of {file} has element type {found}; expected {expected}: change the graph or the features"
+    )]
     OnnxType {
         file: String,
         value: String,
@@ -118,11 +124,7 @@ pub enum BundleError {
     #[error(
         "{file} uses {op} (node {node:?}), with which a row's score depends on its neighbours in the batch; quantize statically or weights only"
     )]
-    DynamicQuantization {
-        file: String,
-        node: String,
-        op: String,
-    },
+    DynamicQuantization { file: String, node: String, op: String },
 
     // features.json.
     #[error("input {input:?} of the ranker needs {feature}, which features.json lacks; declare it there")]
@@ -153,7 +155,9 @@ pub enum BundleError {
         "features.json does not say how to compute {feature}; every match.* and query.* feature needs `compute`"
     )]
     ComputeMissing { feature: FeatureName },
-    #[error("features.json gives {feature} a `compute`; only match.* and query.* features are computed: remove it")]
+    #[error(
+        "features.json gives {feature} a `compute`; only match.* and query.* features are computed: remove it"
+    )]
     ComputeNotAllowed { feature: FeatureName },
     #[error("features.json computes {feature} by {found}; expected {expected}")]
     ComputeWrong {
@@ -161,7 +165,9 @@ pub enum BundleError {
         found: String,
         expected: String,
     },
-    #[error("input {input:?} of the ranker mixes {first:?} and {feature} of {found:?}; expected one dtype per input")]
+    #[error(
+        "input {input:?} of the ranker mixes {first:?} and {feature} of {found:?}; expected one dtype per input"
+    )]
     MixedTypes {
         input: String,
         first: DType,
@@ -177,7 +183,9 @@ pub enum BundleError {
         needed_by: FeatureName,
         found: Vec<String>,
     },
-    #[error("column {column:?} of {file} is {found}; expected {expected}: convert it, or change features.json")]
+    #[error(
+        "column {column:?} of {file} is {found}; expected {expected}: convert it, or change features.json"
+    )]
     ColumnType {
         file: String,
         column: String,
@@ -200,18 +208,16 @@ pub enum BundleError {
     DuplicateItem { file: String, item_id: ItemId },
     #[error("item {item_id:?} is out of order in {file}; expected ascending item ids: pack the bundle again")]
     ItemOrder { file: String, item_id: ItemId },
-    #[error("item {item_id:?} is in {file} but hashes to shard {expected}; partition with `endcap bundle pack`")]
+    #[error(
+        "item {item_id:?} is in {file} but hashes to shard {expected}; partition with `endcap bundle pack`"
+    )]
     WrongShard {
         file: String,
         item_id: ItemId,
         expected: ShardIndex,
     },
     #[error("{file} has {found} rows, bundle.json says {expected}; pack the bundle again")]
-    RowCount {
-        file: String,
-        found: u64,
-        expected: u64,
-    },
+    RowCount { file: String, found: u64, expected: u64 },
     #[error("{file} has no `vector` column, which {needed_by} needs; add it")]
     VectorsMissing { file: String, needed_by: String },
     #[error("the vector of item {item_id:?} in {file} has {found} numbers; expected {expected}")]
@@ -221,7 +227,9 @@ pub enum BundleError {
         found: usize,
         expected: usize,
     },
-    #[error("the vector of item {item_id:?} in {file} holds {found} at position {position}; expected finite numbers")]
+    #[error(
+        "the vector of item {item_id:?} in {file} holds {found} at position {position}; expected finite numbers"
+    )]
     VectorNotFinite {
         file: String,
         item_id: ItemId,
@@ -291,7 +299,9 @@ impl BundleError {
     /// Of opening a file of a bundle or its source: one that is not there is a mistake of whoever made it.
     pub(crate) fn open(path: &Path, file: &str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| match source.kind() {
-            std::io::ErrorKind::NotFound => Self::MissingFile { file: file.to_owned() },
+            std::io::ErrorKind::NotFound => Self::MissingFile {
+                file: file.to_owned(),
+            },
             _ => Self::io("open", path)(source),
         }
     }

@@ -61,8 +61,10 @@ pub struct Vectors {
 
 /// A Parquet file's rows as one batch of the types that bundles hold.
 pub(crate) fn read_batch(path: &Path, file: &str) -> Result<RecordBatch, BundleError> {
-    let refused =
-        |error: &dyn std::fmt::Display| BundleError::Parquet { file: file.to_owned(), detail: error.to_string() };
+    let refused = |error: &dyn std::fmt::Display| BundleError::Parquet {
+        file: file.to_owned(),
+        detail: error.to_string(),
+    };
     let handle = File::open(path).map_err(BundleError::open(path, file))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(handle).map_err(|e| refused(&e))?;
     let schema = Arc::clone(reader.schema());
@@ -95,7 +97,9 @@ pub(crate) fn read_batch(path: &Path, file: &str) -> Result<RecordBatch, BundleE
 fn narrow(file: &str, name: &str, column: &ArrayRef) -> Result<ArrayRef, BundleError> {
     let target = match column.data_type() {
         kind if name == VECTOR => return vector_column(file, kind).map(|()| Arc::clone(column)),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..) => DataType::Utf8,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(..) => {
+            DataType::Utf8
+        }
         // A column without a single value: no type was ever chosen for it.
         DataType::Null => DataType::Utf8,
         DataType::Float16 | DataType::Float32 | DataType::Float64 => DataType::Float32,
@@ -116,16 +120,23 @@ fn narrow(file: &str, name: &str, column: &ArrayRef) -> Result<ArrayRef, BundleE
             });
         }
     };
-    cast(column, &target)
-        .map_err(|error| BundleError::Parquet { file: file.to_owned(), detail: error.to_string() })
+    cast(column, &target).map_err(|error| BundleError::Parquet {
+        file: file.to_owned(),
+        detail: error.to_string(),
+    })
 }
 
 fn vector_column(file: &str, kind: &DataType) -> Result<(), BundleError> {
     let item = match kind {
-        DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item) => Some(item.data_type()),
+        DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item) => {
+            Some(item.data_type())
+        }
         _ => None,
     };
-    if matches!(item, Some(DataType::Float16 | DataType::Float32 | DataType::Float64)) {
+    if matches!(
+        item,
+        Some(DataType::Float16 | DataType::Float32 | DataType::Float64)
+    ) {
         return Ok(());
     }
     Err(BundleError::ColumnType {
@@ -138,8 +149,10 @@ fn vector_column(file: &str, kind: &DataType) -> Result<(), BundleError> {
 
 /// The rows of a batch, in this order.
 pub(crate) fn select(batch: &RecordBatch, rows: &[u32], file: &str) -> Result<RecordBatch, BundleError> {
-    let refused =
-        |error: arrow::error::ArrowError| BundleError::Parquet { file: file.to_owned(), detail: error.to_string() };
+    let refused = |error: arrow::error::ArrowError| BundleError::Parquet {
+        file: file.to_owned(),
+        detail: error.to_string(),
+    };
     let indices = UInt32Array::from(rows.to_vec());
     let columns = batch
         .columns()
@@ -182,7 +195,10 @@ impl ItemTable {
     }
 
     pub(crate) fn from_batch(batch: &RecordBatch, file: &str) -> Result<Self, BundleError> {
-        let mut table = Self { ids: ids(batch, file)?, ..Self::default() };
+        let mut table = Self {
+            ids: ids(batch, file)?,
+            ..Self::default()
+        };
         for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
             match field.name().as_str() {
                 ITEM_ID => {}
@@ -203,11 +219,15 @@ impl ItemTable {
 }
 
 pub(crate) fn ids(batch: &RecordBatch, file: &str) -> Result<Vec<ItemId>, BundleError> {
-    let column = batch.column_by_name(ITEM_ID).and_then(|column| column.as_any().downcast_ref::<StringArray>());
+    let column = batch
+        .column_by_name(ITEM_ID)
+        .and_then(|column| column.as_any().downcast_ref::<StringArray>());
     let column = column.ok_or_else(|| BundleError::ColumnType {
         file: file.to_owned(),
         column: ITEM_ID.to_owned(),
-        found: batch.column_by_name(ITEM_ID).map_or("absent".to_owned(), |c| c.data_type().to_string()),
+        found: batch
+            .column_by_name(ITEM_ID)
+            .map_or("absent".to_owned(), |c| c.data_type().to_string()),
         expected: "text".to_owned(),
     })?;
     let legal = |id: &str| (1..=LONGEST_ID).contains(&id.len());
@@ -228,32 +248,39 @@ pub(crate) fn ids(batch: &RecordBatch, file: &str) -> Result<Vec<ItemId>, Bundle
 fn to_column(column: &ArrayRef) -> Option<Column> {
     let any = column.as_any();
     if let Some(texts) = any.downcast_ref::<StringArray>() {
-        return Some(Column::Text(texts.iter().map(|text| text.map(str::to_owned)).collect()));
+        return Some(Column::Text(
+            texts.iter().map(|text| text.map(str::to_owned)).collect(),
+        ));
     }
     if let Some(floats) = any.downcast_ref::<Float32Array>() {
         return Some(Column::F32(floats.iter().collect()));
     }
-    any.downcast_ref::<Int64Array>().map(|ints| Column::I64(ints.iter().collect()))
+    any.downcast_ref::<Int64Array>()
+        .map(|ints| Column::I64(ints.iter().collect()))
 }
 
 fn vectors(column: &ArrayRef, ids: &[ItemId], file: &str) -> Result<Vectors, BundleError> {
-    let mut vectors = Vectors { dim: 0, data: Vec::new() };
-    let rows: Vec<Option<ArrayRef>> = if let Some(lists) = column.as_any().downcast_ref::<FixedSizeListArray>() {
-        // Known even where a shard has no items.
-        vectors.dim = usize::try_from(lists.value_length()).unwrap_or_default();
-        lists.iter().collect()
-    } else if let Some(lists) = column.as_any().downcast_ref::<ListArray>() {
-        lists.iter().collect()
-    } else if let Some(lists) = column.as_any().downcast_ref::<LargeListArray>() {
-        lists.iter().collect()
-    } else {
-        return Err(BundleError::ColumnType {
-            file: file.to_owned(),
-            column: VECTOR.to_owned(),
-            found: column.data_type().to_string(),
-            expected: "a list of f32 or f16".to_owned(),
-        });
+    let mut vectors = Vectors {
+        dim: 0,
+        data: Vec::new(),
     };
+    let rows: Vec<Option<ArrayRef>> =
+        if let Some(lists) = column.as_any().downcast_ref::<FixedSizeListArray>() {
+            // Known even where a shard has no items.
+            vectors.dim = usize::try_from(lists.value_length()).unwrap_or_default();
+            lists.iter().collect()
+        } else if let Some(lists) = column.as_any().downcast_ref::<ListArray>() {
+            lists.iter().collect()
+        } else if let Some(lists) = column.as_any().downcast_ref::<LargeListArray>() {
+            lists.iter().collect()
+        } else {
+            return Err(BundleError::ColumnType {
+                file: file.to_owned(),
+                column: VECTOR.to_owned(),
+                found: column.data_type().to_string(),
+                expected: "a list of f32 or f16".to_owned(),
+            });
+        };
     for (item_id, row) in ids.iter().zip(rows) {
         let values = row.map(|row| numbers(&row)).unwrap_or_default();
         if vectors.dim == 0 {
@@ -282,28 +309,48 @@ fn vectors(column: &ArrayRef, ids: &[ItemId], file: &str) -> Result<Vectors, Bun
 
 fn numbers(row: &ArrayRef) -> Vec<f32> {
     if let Some(halves) = row.as_any().downcast_ref::<Float16Array>() {
-        return halves.iter().map(|value| value.map_or(f32::NAN, half::f16::to_f32)).collect();
+        return halves
+            .iter()
+            .map(|value| value.map_or(f32::NAN, half::f16::to_f32))
+            .collect();
     }
     if let Some(floats) = row.as_any().downcast_ref::<Float32Array>() {
         return floats.iter().map(|value| value.unwrap_or(f32::NAN)).collect();
     }
     if let Some(doubles) = row.as_any().downcast_ref::<Float64Array>() {
         #[expect(clippy::cast_possible_truncation, reason = "vectors are held as f32")]
-        return doubles.iter().map(|value| value.map_or(f32::NAN, |value| value as f32)).collect();
+        return doubles
+            .iter()
+            .map(|value| value.map_or(f32::NAN, |value| value as f32))
+            .collect();
     }
     Vec::new()
 }
 
 /// The same batch with its vectors, once they are known to be finite and of one length, as lists of that length: then
 /// even a shard without items says how long they are.
-pub(crate) fn with_fixed_vectors(batch: RecordBatch, ids: &[ItemId], file: &str) -> Result<RecordBatch, BundleError> {
-    let refused =
-        |error: arrow::error::ArrowError| BundleError::Parquet { file: file.to_owned(), detail: error.to_string() };
-    let Some(column) = batch.column_by_name(VECTOR) else { return Ok(batch) };
+pub(crate) fn with_fixed_vectors(
+    batch: RecordBatch,
+    ids: &[ItemId],
+    file: &str,
+) -> Result<RecordBatch, BundleError> {
+    let refused = |error: arrow::error::ArrowError| BundleError::Parquet {
+        file: file.to_owned(),
+        detail: error.to_string(),
+    };
+    let Some(column) = batch.column_by_name(VECTOR) else {
+        return Ok(batch);
+    };
     let found = vectors(column, ids, file)?;
     let width = i32::try_from(found.dim).unwrap_or(i32::MAX);
     let numbers: ArrayRef = if is_half(column.data_type()) {
-        Arc::new(found.data.into_iter().map(|value| Some(half::f16::from_f32(value))).collect::<Float16Array>())
+        Arc::new(
+            found
+                .data
+                .into_iter()
+                .map(|value| Some(half::f16::from_f32(value)))
+                .collect::<Float16Array>(),
+        )
     } else {
         Arc::new(Float32Array::from(found.data))
     };
@@ -311,7 +358,11 @@ pub(crate) fn with_fixed_vectors(batch: RecordBatch, ids: &[ItemId], file: &str)
     let lists: ArrayRef = Arc::new(FixedSizeListArray::try_new(item, width, numbers, None).map_err(refused)?);
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        let column = if field.name() == VECTOR { Arc::clone(&lists) } else { Arc::clone(column) };
+        let column = if field.name() == VECTOR {
+            Arc::clone(&lists)
+        } else {
+            Arc::clone(column)
+        };
         fields.push(Field::new(field.name(), column.data_type().clone(), true));
         columns.push(column);
     }

@@ -32,7 +32,7 @@ pub struct Route {
     pub pin: VersionPin,
     pub shard_count: ShardCount,
     pub items_total: u64,
-    /// By shard index; never empty.
+    /// By shard index; none is empty, unless the route is a [`RoutingSnapshot::partial`] one.
     pub shards: Vec<Vec<Replica>>,
 }
 
@@ -58,13 +58,18 @@ pub enum RouteError {
         "version {} of {} is not routable: no ready replica of shard {}; `endcap model validate` loads it",
         pin.version, pin.model, shards(missing)
     )]
-    NotRoutable { pin: VersionPin, missing: Vec<ShardIndex> },
+    NotRoutable {
+        pin: VersionPin,
+        missing: Vec<ShardIndex>,
+    },
 }
 
 impl Coded for RouteError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::NoAlias { .. } => ErrorCode::NotFound,
+            Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::NoAlias { .. } => {
+                ErrorCode::NotFound
+            }
             Self::NotRoutable { .. } => ErrorCode::FailedPrecondition,
         }
     }
@@ -80,23 +85,39 @@ pub struct RoutingSnapshot {
 struct ModelRoutes {
     aliases: BTreeMap<Alias, Version>,
     candidate_permille: u16,
-    versions: BTreeMap<Version, Result<Arc<Route>, RouteError>>,
+    versions: BTreeMap<Version, Placement>,
+}
+
+/// What there is of a version: it is routable when nothing is missing.
+#[derive(Debug, Clone)]
+struct Placement {
+    route: Arc<Route>,
+    missing: Vec<ShardIndex>,
 }
 
 impl RoutingSnapshot {
     pub fn build(view: &FleetView) -> Self {
         let models = view.models.iter().map(|(model, known)| {
             let versions = known.versions.iter().map(|(version, record)| {
-                let pin = VersionPin { model: model.clone(), version: *version, digest: record.digest };
-                let shards = ready_shards(view, &pin, record.shard_count);
-                let missing: Vec<_> = (0..).zip(&shards).filter(|(_, s)| s.is_empty()).map(|(i, _)| i).collect();
-                let route = if missing.is_empty() {
-                    let (shard_count, items_total) = (record.shard_count, record.items_total);
-                    Ok(Arc::new(Route { pin, shard_count, items_total, shards }))
-                } else {
-                    Err(RouteError::NotRoutable { pin, missing })
+                let pin = VersionPin {
+                    model: model.clone(),
+                    version: *version,
+                    digest: record.digest,
                 };
-                (*version, route)
+                let shards = ready_shards(view, &pin, record.shard_count);
+                let missing: Vec<_> = (0..)
+                    .zip(&shards)
+                    .filter(|(_, s)| s.is_empty())
+                    .map(|(i, _)| i)
+                    .collect();
+                let (shard_count, items_total) = (record.shard_count, record.items_total);
+                let route = Arc::new(Route {
+                    pin,
+                    shard_count,
+                    items_total,
+                    shards,
+                });
+                (*version, Placement { route, missing })
             });
             let routes = ModelRoutes {
                 aliases: known.rollout.aliases.clone(),
@@ -105,12 +126,16 @@ impl RoutingSnapshot {
             };
             (model.clone(), routes)
         });
-        Self { models: models.collect() }
+        Self {
+            models: models.collect(),
+        }
     }
 
     /// Share of shoppers on the candidate.
     pub fn candidate_permille(&self, model: &ModelName) -> u16 {
-        self.models.get(model).map_or(0, |routes| routes.candidate_permille)
+        self.models
+            .get(model)
+            .map_or(0, |routes| routes.candidate_permille)
     }
 
     /// Where a request goes, and on which arm it really is: a candidate that is not routable is answered by stable.
@@ -124,10 +149,23 @@ impl RoutingSnapshot {
             Target::Alias(alias) => routes.alias(model, alias).map(|route| (route, Arm::Pinned)),
             Target::Rollout(Arm::Candidate) => match routes.alias(model, Alias::Candidate) {
                 Ok(route) => Ok((route, Arm::Candidate)),
-                Err(_) => routes.alias(model, Alias::Stable).map(|route| (route, Arm::Stable)),
+                Err(_) => routes
+                    .alias(model, Alias::Stable)
+                    .map(|route| (route, Arm::Stable)),
             },
-            Target::Rollout(_) => routes.alias(model, Alias::Stable).map(|route| (route, Arm::Stable)),
+            Target::Rollout(_) => routes
+                .alias(model, Alias::Stable)
+                .map(|route| (route, Arm::Stable)),
         }
+    }
+
+    /// What is left of a version that is not routable, if any shard has a ready replica. For answers that must be given
+    /// all the same: nothing else may use a route with empty shards.
+    pub fn partial(&self, pin: &VersionPin) -> Option<Arc<Route>> {
+        let placement = self.models.get(&pin.model)?.versions.get(&pin.version)?;
+        let usable =
+            placement.route.pin == *pin && placement.route.shards.iter().any(|shard| !shard.is_empty());
+        usable.then(|| Arc::clone(&placement.route))
     }
 
     /// The version that an alias names, routable or not.
@@ -135,22 +173,38 @@ impl RoutingSnapshot {
         self.models.get(model)?.aliases.get(&alias).copied()
     }
 
-    /// Every routable version.
-    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.models.values().flat_map(|routes| routes.versions.values()).filter_map(|route| route.as_ref().ok())
+    /// Every ready replica of every version, routable or not.
+    pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
+        let placements = self.models.values().flat_map(|routes| routes.versions.values());
+        placements.flat_map(|placement| placement.route.shards.iter().flatten())
     }
 }
 
 impl ModelRoutes {
     fn alias(&self, model: &ModelName, alias: Alias) -> Result<Arc<Route>, RouteError> {
         let version = self.aliases.get(&alias);
-        let version = version.ok_or_else(|| RouteError::NoAlias { model: model.clone(), alias })?;
+        let version = version.ok_or_else(|| RouteError::NoAlias {
+            model: model.clone(),
+            alias,
+        })?;
         self.version(model, *version)
     }
 
     fn version(&self, model: &ModelName, version: Version) -> Result<Arc<Route>, RouteError> {
-        let unknown = || Err(RouteError::UnknownVersion { model: model.clone(), version });
-        self.versions.get(&version).cloned().unwrap_or_else(unknown)
+        let Some(Placement { route, missing }) = self.versions.get(&version) else {
+            return Err(RouteError::UnknownVersion {
+                model: model.clone(),
+                version,
+            });
+        };
+        if missing.is_empty() {
+            Ok(Arc::clone(route))
+        } else {
+            Err(RouteError::NotRoutable {
+                pin: route.pin.clone(),
+                missing: missing.clone(),
+            })
+        }
     }
 }
 
@@ -159,11 +213,18 @@ fn ready_shards(view: &FleetView, pin: &VersionPin, count: ShardCount) -> Vec<Ve
     count
         .indices()
         .map(|shard| {
-            let key = ShardKey { model: pin.model.clone(), version: pin.version, shard };
+            let key = ShardKey {
+                model: pin.model.clone(),
+                version: pin.version,
+                shard,
+            };
             let replicas = view.ready.get(&key).into_iter().flatten();
             replicas
                 .filter(|(_, record)| record.digest == pin.digest)
-                .map(|(worker, record)| Replica { worker: worker.clone(), endpoint: record.endpoint.clone() })
+                .map(|(worker, record)| Replica {
+                    worker: worker.clone(),
+                    endpoint: record.endpoint.clone(),
+                })
                 .collect()
         })
         .collect()
@@ -178,8 +239,14 @@ pub fn missing_shards(
     count: ShardCount,
 ) -> Vec<ShardIndex> {
     let has_one = |shard: &ShardIndex| {
-        let key = ShardKey { model: model.clone(), version, shard: *shard };
-        ready.get(&key).is_some_and(|replicas| replicas.values().any(|record| record.digest == digest))
+        let key = ShardKey {
+            model: model.clone(),
+            version,
+            shard: *shard,
+        };
+        ready
+            .get(&key)
+            .is_some_and(|replicas| replicas.values().any(|record| record.digest == digest))
     };
     count.indices().filter(|shard| !has_one(shard)).collect()
 }
@@ -188,12 +255,21 @@ fn list(names: &[ModelName]) -> String {
     if names.is_empty() {
         return "none".to_owned();
     }
-    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 pub(crate) fn shards(missing: &[ShardIndex]) -> String {
     const SHOWN: usize = 16;
-    let mut text = missing.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let mut text = missing
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
     if missing.len() > SHOWN {
         text.push_str(&format!(" and {} more", missing.len() - SHOWN));
     }

@@ -11,7 +11,11 @@ pub fn arm(model: &ModelName, shopper: &str, candidate_permille: u16) -> Arm {
     }
     // Salted with the model, so that two models' candidates do not meet the same shoppers.
     let bucket = xxh3_64(format!("{model}\0{shopper}").as_bytes()) % 1000;
-    if bucket < u64::from(candidate_permille) { Arm::Candidate } else { Arm::Stable }
+    if bucket < u64::from(candidate_permille) {
+        Arm::Candidate
+    } else {
+        Arm::Stable
+    }
 }
 
 #[cfg(test)]
@@ -22,11 +26,17 @@ mod tests {
     fn arms_are_sticky_and_of_the_asked_size() {
         let model: ModelName = "m".parse().unwrap();
         let on = |permille: u16| {
-            (0..20_000).map(|i| format!("user-{i}")).filter(|u| arm(&model, u, permille) == Arm::Candidate).collect::<Vec<_>>()
+            (0..20_000)
+                .map(|i| format!("user-{i}"))
+                .filter(|u| arm(&model, u, permille) == Arm::Candidate)
+                .collect::<Vec<_>>()
         };
         let (small, large) = (on(50), on(250));
         assert!((800..1200).contains(&small.len()), "{}", small.len());
-        assert!(small.iter().all(|user| large.contains(user)), "a shopper left the candidate when it grew");
+        assert!(
+            small.iter().all(|user| large.contains(user)),
+            "a shopper left the candidate when it grew"
+        );
         assert_eq!(arm(&model, "", 1000), Arm::Stable);
     }
 }

@@ -14,16 +14,20 @@ pub struct Scored<T> {
     pub tag: T,
 }
 
-/// Merges retrieval: each shard brings its own best `depth`. The global best `depth` by retrieval score stay, ordered by
-/// score, so that the answer is the same for every number of shards. Excluded items fall out after the cut and are
-/// backfilled from the rest of it.
+/// Merges retrieval: each shard brings its own best `depth`, and as many more as it holds excluded items. Without the
+/// excluded ones the global best `depth` by retrieval score stay, ordered by score: the answer is the same for every
+/// number of shards, and as if the excluded items were not in the catalogue.
 pub fn merge_retrieved<T>(
     shards: Vec<Vec<Scored<T>>>,
     depth: usize,
     exclude: &HashSet<ItemId>,
     limit: usize,
 ) -> Vec<Scored<T>> {
-    let mut all: Vec<_> = shards.into_iter().flatten().collect();
+    let mut all: Vec<_> = shards
+        .into_iter()
+        .flatten()
+        .filter(|item| !exclude.contains(&item.item_id))
+        .collect();
     if all.len() > depth && depth > 0 {
         all.select_nth_unstable_by(depth - 1, by_retrieval);
         all.truncate(depth);
@@ -32,11 +36,7 @@ pub fn merge_retrieved<T>(
 }
 
 /// Orders by score, without excluded items, at most `limit`.
-pub fn merge_ranked<T>(
-    mut items: Vec<Scored<T>>,
-    exclude: &HashSet<ItemId>,
-    limit: usize,
-) -> Vec<Scored<T>> {
+pub fn merge_ranked<T>(mut items: Vec<Scored<T>>, exclude: &HashSet<ItemId>, limit: usize) -> Vec<Scored<T>> {
     items.retain(|item| !exclude.contains(&item.item_id));
     if items.len() > limit && limit > 0 {
         items.select_nth_unstable_by(limit - 1, by_score);
@@ -62,15 +62,27 @@ pub fn fallback(
     let known: Vec<&ItemId> = popular.iter().filter(|item| asked.contains(item)).collect();
     let first: HashSet<&ItemId> = known.iter().copied().collect();
     let rest = candidates.iter().filter(|item| !first.contains(item));
-    known.into_iter().chain(rest).filter(allowed).take(limit).cloned().collect()
+    known
+        .into_iter()
+        .chain(rest)
+        .filter(allowed)
+        .take(limit)
+        .cloned()
+        .collect()
 }
 
 fn by_score<T>(left: &Scored<T>, right: &Scored<T>) -> Ordering {
-    right.score.total_cmp(&left.score).then_with(|| left.item_id.cmp(&right.item_id))
+    right
+        .score
+        .total_cmp(&left.score)
+        .then_with(|| left.item_id.cmp(&right.item_id))
 }
 
 fn by_retrieval<T>(left: &Scored<T>, right: &Scored<T>) -> Ordering {
-    right.retrieval_score.total_cmp(&left.retrieval_score).then_with(|| left.item_id.cmp(&right.item_id))
+    right
+        .retrieval_score
+        .total_cmp(&left.retrieval_score)
+        .then_with(|| left.item_id.cmp(&right.item_id))
 }
 
 #[cfg(test)]
@@ -93,10 +105,15 @@ mod tests {
     }
 
     /// One process over the whole catalogue, by sorting everything.
-    fn oracle(mut all: Vec<Scored<()>>, depth: usize, exclude: &HashSet<ItemId>, limit: usize) -> Vec<Scored<()>> {
+    fn oracle(
+        mut all: Vec<Scored<()>>,
+        depth: usize,
+        exclude: &HashSet<ItemId>,
+        limit: usize,
+    ) -> Vec<Scored<()>> {
+        all.retain(|item| !exclude.contains(&item.item_id));
         all.sort_by(by_retrieval);
         all.truncate(depth);
-        all.retain(|item| !exclude.contains(&item.item_id));
         all.sort_by(by_score);
         all.truncate(limit);
         all
@@ -113,8 +130,9 @@ mod tests {
                 shards[i * 31 % n_shards].push(item.clone());
             }
             for shard in &mut shards {
+                let excluded = shard.iter().filter(|item| exclude.contains(&item.item_id)).count();
                 shard.sort_by(by_retrieval);
-                shard.truncate(depth);
+                shard.truncate(depth + excluded);
             }
             let merged = merge_retrieved(shards, depth, &exclude, limit);
             prop_assert_eq!(merged, oracle(items, depth, &exclude, limit));
@@ -125,7 +143,10 @@ mod tests {
     fn the_fallback_of_a_rerank_is_the_callers_candidates() {
         let ids = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let exclude = HashSet::from(["c".to_owned()]);
-        assert_eq!(fallback(&ids("p q b a"), &ids("x a c b y"), &exclude, 10), ids("b a x y"));
+        assert_eq!(
+            fallback(&ids("p q b a"), &ids("x a c b y"), &exclude, 10),
+            ids("b a x y")
+        );
         assert_eq!(fallback(&ids("p q c b"), &[], &exclude, 2), ids("p q"));
     }
 }

@@ -1,0 +1,218 @@
+//! The ports over gRPC. Answers are checked here, so that nothing malformed gets any further.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use endcap_proto::{
+    columns,
+    pb::{
+        self, feature_service_client::FeatureServiceClient, score_request::Mode,
+        shard_service_client::ShardServiceClient,
+    },
+};
+use endcap_service::{
+    client::{Channels, request},
+    status::{RemoteError, from_status},
+};
+use endcap_types::{ErrorCode, FeatureName, FeatureValue, VersionPin};
+use tonic::transport::Channel;
+
+use crate::ports::{
+    Call, FeatureGroup, FeatureKey, FeatureSource, Part, Pinned, Question, ShardAnswer, ShardClient, Work,
+};
+
+/// 10,000 items with all their columns fit; a worker gone mad must not take the gateway with it.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// Workers and feature-caches over shared channels.
+#[derive(Debug, Clone)]
+pub(crate) struct Remote {
+    pub(crate) channels: Arc<Channels>,
+}
+
+impl Remote {
+    fn channel(&self, endpoint: &str) -> Result<Channel, RemoteError> {
+        self.channels.get(endpoint).map_err(|error| RemoteError {
+            code: ErrorCode::Unavailable,
+            message: error.to_string(),
+            violations: Vec::new(),
+            retry_after: None,
+        })
+    }
+
+    fn worker(&self, endpoint: &str) -> Result<ShardServiceClient<Channel>, RemoteError> {
+        Ok(ShardServiceClient::new(self.channel(endpoint)?).max_decoding_message_size(LARGEST_ANSWER))
+    }
+}
+
+#[async_trait]
+impl ShardClient for Remote {
+    async fn score(
+        &self,
+        endpoint: &str,
+        question: &Question,
+        part: &Part,
+        call: Call,
+    ) -> Result<Pinned<ShardAnswer>, RemoteError> {
+        let message = score_request(question, part);
+        let answered = self
+            .worker(endpoint)?
+            .score(request(message, call.deadline, &call.id))
+            .await;
+        let answer = answered.map_err(|status| from_status(&status))?.into_inner();
+        if answer.shard != part.shard {
+            return Err(malformed(
+                endpoint,
+                &format!("answered for shard {}, not {}", answer.shard, part.shard),
+            ));
+        }
+        let pin = answer.pin.clone().and_then(|pin| VersionPin::try_from(pin).ok());
+        let answer =
+            shard_answer(answer, question.fields.len()).map_err(|detail| malformed(endpoint, &detail))?;
+        Ok(Pinned { pin, answer })
+    }
+
+    async fn encode(
+        &self,
+        endpoint: &str,
+        pin: &VersionPin,
+        query: &str,
+        call: Call,
+    ) -> Result<Pinned<Vec<f32>>, RemoteError> {
+        let message = pb::EncodeRequest {
+            pin: Some(pin.into()),
+            query: query.to_owned(),
+        };
+        let answered = self
+            .worker(endpoint)?
+            .encode(request(message, call.deadline, &call.id))
+            .await;
+        let answer = answered.map_err(|status| from_status(&status))?.into_inner();
+        let vector = finite(&answer.vector).map_err(|detail| malformed(endpoint, &detail))?;
+        Ok(Pinned {
+            pin: answer.pin.and_then(|pin| VersionPin::try_from(pin).ok()),
+            answer: vector,
+        })
+    }
+}
+
+#[async_trait]
+impl FeatureSource for Remote {
+    async fn fetch(
+        &self,
+        endpoint: &str,
+        keys: &[FeatureKey],
+        call: Call,
+    ) -> Result<Vec<Option<FeatureGroup>>, RemoteError> {
+        let wire = |key: &FeatureKey| pb::FeatureKey {
+            namespace: key.namespace.as_str().to_owned(),
+            entity_id: key.entity_id.clone(),
+        };
+        let message = pb::GetFeaturesRequest {
+            keys: keys.iter().map(wire).collect(),
+        };
+        let mut client = FeatureServiceClient::new(self.channel(endpoint)?);
+        let answered = client
+            .get_features(request(message, call.deadline, &call.id))
+            .await;
+        let results = answered
+            .map_err(|status| from_status(&status))?
+            .into_inner()
+            .results;
+        if results.len() != keys.len() {
+            return Err(malformed(
+                endpoint,
+                &format!("{} results for {} keys", results.len(), keys.len()),
+            ));
+        }
+        Ok(results
+            .into_iter()
+            .map(|result| result.group.map(feature_group))
+            .collect())
+    }
+}
+
+fn score_request(question: &Question, part: &Part) -> pb::ScoreRequest {
+    let mode = match &part.work {
+        Work::Retrieve { depth } => Mode::Retrieve(pb::Retrieve { depth: *depth }),
+        Work::Rerank { item_ids } => Mode::Rerank(pb::Rerank {
+            item_ids: item_ids.clone(),
+        }),
+    };
+    let column = |(name, value): (&FeatureName, &FeatureValue)| pb::FeatureColumn {
+        name: name.to_string(),
+        values: match value {
+            FeatureValue::F32(values) => columns::encode_f32(values),
+            FeatureValue::I64(values) => columns::encode_i64(values),
+        },
+    };
+    pb::ScoreRequest {
+        pin: Some((&question.pin).into()),
+        shard: part.shard,
+        mode: Some(mode),
+        query: question.query.clone(),
+        query_vector: columns::encode_f32(&question.vector),
+        features: question.features.iter().map(column).collect(),
+        fields: question.fields.clone(),
+    }
+}
+
+fn shard_answer(wire: pb::ScoreResponse, n_fields: usize) -> Result<ShardAnswer, String> {
+    let n = wire.item_ids.len();
+    let scores = finite(&wire.scores)?;
+    let mut retrieval_scores = finite(&wire.retrieval_scores)?;
+    if retrieval_scores.is_empty() {
+        retrieval_scores = vec![0.0; n];
+    }
+    let fields: Vec<_> = wire.fields.into_iter().map(|column| column.values).collect();
+    let lengths = [scores.len(), retrieval_scores.len()]
+        .into_iter()
+        .chain(fields.iter().map(Vec::len));
+    if let Some(other) = lengths.into_iter().find(|length| *length != n) {
+        return Err(format!("{n} items beside a column of {other}"));
+    }
+    if fields.len() != n_fields && n > 0 {
+        return Err(format!("{} columns for {n_fields} fields", fields.len()));
+    }
+    Ok(ShardAnswer {
+        item_ids: wire.item_ids,
+        scores,
+        retrieval_scores,
+        fields,
+        items_considered: wire.items_considered,
+        unknown: wire.unknown_item_ids,
+    })
+}
+
+fn finite(bytes: &[u8]) -> Result<Vec<f32>, String> {
+    let values = columns::decode_f32(bytes).map_err(|error| error.to_string())?;
+    match values.iter().find(|value| !value.is_finite()) {
+        Some(value) => Err(format!("a column holds {value}")),
+        None => Ok(values),
+    }
+}
+
+/// Values that are no feature's are left out, so that they count as missing.
+fn feature_group(wire: pb::FeatureGroup) -> FeatureGroup {
+    let values: HashMap<String, pb::FeatureValue> = wire.values;
+    let value = |value: pb::FeatureValue| match (value.floats.is_empty(), value.ints.is_empty()) {
+        (false, true) => Some(FeatureValue::F32(value.floats)),
+        (true, false) => Some(FeatureValue::I64(value.ints)),
+        _ => None,
+    };
+    let pair =
+        |(name, wire): (String, pb::FeatureValue)| Some((name.parse::<FeatureName>().ok()?, value(wire)?));
+    FeatureGroup {
+        values: values.into_iter().filter_map(pair).collect(),
+        age: Duration::from_millis(wire.age_ms),
+    }
+}
+
+fn malformed(endpoint: &str, detail: &str) -> RemoteError {
+    RemoteError {
+        code: ErrorCode::Internal,
+        message: format!("{endpoint} broke the contract: {detail}"),
+        violations: Vec::new(),
+        retry_after: None,
+    }
+}

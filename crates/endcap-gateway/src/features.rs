@@ -1,0 +1,120 @@
+//! User and session features, within a budget. An answer never waits longer for them: it gets the bundle's defaults and
+//! says why.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use endcap_types::{
+    DegradationReason, ErrorCode, FeatureName, FeatureSpec, FeatureValue, Namespace, ShardCount, shard_of,
+};
+
+use crate::{
+    ports::{Call, FeatureGroup, FeatureKey, FeatureSource},
+    request::Asked,
+    routing::Parts,
+};
+
+/// Values as the schema declares them, and why there are fewer than there could be.
+pub(crate) type Fetched = (BTreeMap<FeatureName, FeatureValue>, Option<DegradationReason>);
+
+/// Fetches features.
+#[derive(Debug, Clone)]
+pub(crate) struct Features {
+    pub(crate) source: Arc<dyn FeatureSource>,
+    pub(crate) budget: Duration,
+}
+
+impl Features {
+    /// What the version's ranker reads of this user and session. Nothing is asked, and nothing is given up, if there is
+    /// neither or if the version reads neither.
+    pub(crate) async fn fetch(
+        &self,
+        parts: &Parts,
+        caches: &[String],
+        asked: &Asked,
+        call: &Call,
+    ) -> Fetched {
+        let keys = keys(parts, asked);
+        let Some(key) = keys.first() else {
+            return Fetched::default();
+        };
+        let Some(cache) = cache_of(caches, &key.entity_id) else {
+            return (BTreeMap::new(), Some(DegradationReason::FeaturesUnavailable));
+        };
+        let call = call.until(call.deadline.within(self.budget));
+        let deadline = call.deadline.instant();
+        let reason = match tokio::time::timeout_at(deadline, self.source.fetch(cache, &keys, call)).await {
+            Ok(Ok(groups)) => return chosen(parts, &keys, &groups),
+            Ok(Err(error)) if error.code == ErrorCode::DeadlineExceeded => {
+                DegradationReason::FeaturesTimedOut
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%cache, %error, "feature-cache gave no answer");
+                DegradationReason::FeaturesUnavailable
+            }
+            Err(_elapsed) => DegradationReason::FeaturesTimedOut,
+        };
+        (BTreeMap::new(), Some(reason))
+    }
+}
+
+fn keys(parts: &Parts, asked: &Asked) -> Vec<FeatureKey> {
+    [
+        (Namespace::User, &asked.user_id),
+        (Namespace::Session, &asked.session_id),
+    ]
+    .into_iter()
+    .filter(|(namespace, id)| !id.is_empty() && parts.of(*namespace).next().is_some())
+    .map(|(namespace, id)| FeatureKey {
+        namespace,
+        entity_id: id.clone(),
+    })
+    .collect()
+}
+
+/// One entity is always asked of the same cache, as long as the caches are the same.
+fn cache_of<'a>(caches: &'a [String], entity_id: &str) -> Option<&'a str> {
+    let count = ShardCount::try_from(u32::try_from(caches.len()).ok()?).ok()?;
+    caches
+        .get(shard_of(entity_id, count) as usize)
+        .map(String::as_str)
+}
+
+fn chosen(parts: &Parts, keys: &[FeatureKey], groups: &[Option<FeatureGroup>]) -> Fetched {
+    let mut values = BTreeMap::new();
+    let mut complete = true;
+    for (key, group) in keys.iter().zip(groups) {
+        for spec in parts.of(key.namespace) {
+            match group.as_ref().and_then(|group| usable(spec, group)) {
+                Some(value) => {
+                    values.insert(spec.name.clone(), value);
+                }
+                None => complete = false,
+            }
+        }
+    }
+    (values, (!complete).then_some(DegradationReason::FeaturesMissing))
+}
+
+/// The group's value of a feature, if it is fresh and what the schema declares. A writer's mistake must not reach a
+/// worker, which would refuse the whole request for it.
+fn usable(spec: &FeatureSpec, group: &FeatureGroup) -> Option<FeatureValue> {
+    if spec.ttl().is_some_and(|ttl| group.age > ttl) {
+        return None;
+    }
+    fitting(spec, group.values.get(&spec.name)?.clone())
+}
+
+/// The value in the schema's type, if it has the schema's width and only finite numbers.
+pub(crate) fn fitting(spec: &FeatureSpec, value: FeatureValue) -> Option<FeatureValue> {
+    let value = value
+        .into_dtype(spec.dtype)
+        .filter(|value| value.len() == spec.width)?;
+    let finite = match &value {
+        FeatureValue::F32(values) => values.iter().all(|value| value.is_finite()),
+        FeatureValue::I64(_) => true,
+    };
+    finite.then_some(value)
+}
+
+#[cfg(test)]
+mod tests;

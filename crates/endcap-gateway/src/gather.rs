@@ -1,0 +1,179 @@
+//! From the shards' replies to one list, and what it was chosen from. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use endcap_ranking::{CoverageBuilder, Scored, merge_ranked, merge_retrieved};
+use endcap_types::{Coverage, DegradationReason, ItemId, ShardIndex, ShardOutcome, shard_of};
+
+use crate::{
+    answer::Item,
+    placement::Placed,
+    ports::{Part, Work},
+    request::Asked,
+    scatter::ShardReply,
+};
+
+/// What a worker accepts as depth.
+const DEEPEST: usize = 10_000;
+
+/// What came of asking the shards.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Ranked, or nothing if there is nothing to rank: then something popular must do.
+    pub(crate) items: Option<Vec<Item>>,
+    pub(crate) coverage: Coverage,
+    pub(crate) reasons: BTreeSet<DegradationReason>,
+    /// Candidates that the catalogue does not hold, in the caller's order.
+    pub(crate) unknown: Vec<ItemId>,
+    /// Whether every shard answered, and none knew any candidate.
+    pub(crate) all_unknown: bool,
+}
+
+impl Outcome {
+    /// No shard was asked.
+    pub(crate) fn unasked(
+        asked: &Asked,
+        placed: &Placed,
+        outcome: ShardOutcome,
+        reason: DegradationReason,
+    ) -> Self {
+        let parts = parts(asked, placed);
+        let mut coverage = coverage(asked, placed, &parts);
+        for part in &parts {
+            coverage.report(part.shard, outcome, 0);
+        }
+        let (coverage, _) = coverage.build();
+        Self {
+            coverage,
+            reasons: BTreeSet::from([reason]),
+            ..Self::default()
+        }
+    }
+}
+
+/// Each shard's part of a request. Excluded items may fill places of the shard's best, so that many more are retrieved.
+pub(crate) fn parts(asked: &Asked, placed: &Placed) -> Vec<Part> {
+    let count = placed.parts.shard_count;
+    if asked.is_rerank() {
+        let mut by_shard: BTreeMap<ShardIndex, Vec<ItemId>> = BTreeMap::new();
+        for id in &asked.candidates {
+            by_shard.entry(shard_of(id, count)).or_default().push(id.clone());
+        }
+        let part = |(shard, item_ids)| Part {
+            shard,
+            work: Work::Rerank { item_ids },
+        };
+        return by_shard.into_iter().map(part).collect();
+    }
+    let mut excluded: BTreeMap<ShardIndex, usize> = BTreeMap::new();
+    for id in &asked.exclude {
+        *excluded.entry(shard_of(id, count)).or_default() += 1;
+    }
+    let depth = depth(asked, placed);
+    let part = |shard: ShardIndex| {
+        let depth = (depth + excluded.get(&shard).copied().unwrap_or_default()).min(DEEPEST);
+        Part {
+            shard,
+            work: Work::Retrieve {
+                depth: u32::try_from(depth).unwrap_or(u32::MAX),
+            },
+        }
+    };
+    count.indices().map(part).collect()
+}
+
+/// The version's own depth, or as many as are wanted.
+fn depth(asked: &Asked, placed: &Placed) -> usize {
+    asked.limit.max(placed.depth().unwrap_or_default() as usize)
+}
+
+fn coverage(asked: &Asked, placed: &Placed, parts: &[Part]) -> CoverageBuilder {
+    let total = if asked.is_rerank() {
+        asked.candidates.len() as u64
+    } else {
+        placed.parts.items_total
+    };
+    CoverageBuilder::new(parts.iter().map(|part| part.shard), total)
+}
+
+/// Merges the replies. Every shard is counted, whatever became of it.
+pub(crate) fn gather(asked: &Asked, placed: &Placed, parts: &[Part], replies: Vec<ShardReply>) -> Outcome {
+    let mut coverage = coverage(asked, placed, parts);
+    let mut unknown = HashSet::new();
+    let (mut shards, mut columns) = (Vec::new(), Vec::new());
+    let mut seen = HashSet::new();
+    for reply in replies {
+        let outcome = reply.outcome();
+        let Ok(answer) = reply.answer else {
+            coverage.report(reply.shard, outcome, 0);
+            continue;
+        };
+        coverage.report(reply.shard, outcome, answer.items_considered);
+        unknown.extend(answer.unknown);
+        let slot = columns.len();
+        columns.push(answer.fields);
+        let scores = answer.scores.into_iter().zip(answer.retrieval_scores);
+        let scored = answer
+            .item_ids
+            .into_iter()
+            .zip(scores)
+            .enumerate()
+            .map(|(row, (item_id, scores))| Scored {
+                item_id,
+                score: scores.0,
+                retrieval_score: scores.1,
+                tag: (slot, row),
+            });
+        // Shards don't overlap; should they ever, the answer must still be distinct.
+        let distinct: Vec<_> = scored.filter(|item| seen.insert(item.item_id.clone())).collect();
+        shards.push(distinct);
+    }
+    let (coverage, reasons) = coverage.build();
+    let known = shards.iter().map(Vec::len).sum::<usize>();
+    let merged = if asked.is_rerank() {
+        merge_ranked(
+            shards.into_iter().flatten().collect(),
+            &asked.exclude,
+            asked.limit,
+        )
+    } else {
+        merge_retrieved(shards, depth(asked, placed), &asked.exclude, asked.limit)
+    };
+    // A rerank that lost no shard and has nothing left was asked for nothing else.
+    let complete = asked.is_rerank() && coverage.missing.is_empty();
+    let items = (complete || !merged.is_empty()).then(|| {
+        let item = |scored: Scored<(usize, usize)>| item(scored, &asked.fields, &columns);
+        merged.into_iter().map(item).collect()
+    });
+    let mut reasons: BTreeSet<_> = reasons.into_iter().collect();
+    if !unknown.is_empty() {
+        reasons.insert(DegradationReason::UnknownCandidates);
+    }
+    let unknown = asked
+        .candidates
+        .iter()
+        .filter(|id| unknown.contains(*id))
+        .cloned()
+        .collect();
+    Outcome {
+        items,
+        coverage,
+        reasons,
+        unknown,
+        all_unknown: complete && known == 0,
+    }
+}
+
+fn item(scored: Scored<(usize, usize)>, fields: &[String], columns: &[Vec<Vec<String>>]) -> Item {
+    let (slot, row) = scored.tag;
+    let value = |(name, column): (&String, &Vec<String>)| {
+        let value = column.get(row).filter(|value| !value.is_empty())?;
+        Some((name.clone(), value.clone()))
+    };
+    Item {
+        item_id: scored.item_id,
+        score: scored.score,
+        retrieval_score: scored.retrieval_score,
+        fields: fields.iter().zip(&columns[slot]).filter_map(value).collect(),
+    }
+}

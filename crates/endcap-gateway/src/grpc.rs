@@ -1,0 +1,39 @@
+//! The RecommendService, as thin as it can be.
+
+use std::sync::Arc;
+
+use endcap_proto::pb::{self, recommend_service_server::RecommendService};
+use endcap_service::{Deadline, RequestId, status::to_status};
+use tonic::{Request, Response, Status};
+
+use crate::{answer::Answer, error::RecommendError, ports::Call, recommend::Recommend, request::Asked};
+
+#[derive(Debug, Clone)]
+pub(crate) struct RecommendGrpc {
+    pub(crate) recommend: Arc<Recommend>,
+}
+
+#[tonic::async_trait]
+impl RecommendService for RecommendGrpc {
+    async fn recommend(
+        &self,
+        request: Request<pb::RecommendRequest>,
+    ) -> Result<Response<pb::RecommendResponse>, Status> {
+        let deadline = Deadline::of(&request, self.recommend.config.default_deadline);
+        let call = Call {
+            deadline,
+            id: RequestId::of(&request),
+        };
+        match self.answer(request.into_inner(), &call).await {
+            Ok(answer) => Ok(Response::new(answer.into_wire(&call.id))),
+            Err(error) => Err(to_status(&error, &call.id)),
+        }
+    }
+}
+
+impl RecommendGrpc {
+    async fn answer(&self, wire: pb::RecommendRequest, call: &Call) -> Result<Answer, RecommendError> {
+        let asked = Asked::from_wire(wire, &self.recommend.config.limits)?;
+        self.recommend.run(asked, call).await
+    }
+}

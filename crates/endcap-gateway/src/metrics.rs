@@ -1,0 +1,66 @@
+//! Every metric of the gateway. Labels are closed sets, or the fleet's own models and versions.
+
+use std::time::Duration;
+
+use endcap_types::Quality;
+use metrics::{counter, histogram};
+
+/// The parts of a request that are timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Plan,
+    Features,
+    Encode,
+    Scatter,
+    Merge,
+}
+
+impl Stage {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Features => "features",
+            Self::Encode => "encode",
+            Self::Scatter => "scatter",
+            Self::Merge => "merge",
+        }
+    }
+}
+
+/// Registers the counters that should stay 0, so that an alert on them can tell 0 from absent.
+pub(crate) fn register() {
+    counter!("endcap_mixed_version_total").absolute(0);
+    counter!("endcap_work_after_deadline_total").absolute(0);
+    counter!("endcap_shard_retries_total").absolute(0);
+}
+
+pub(crate) fn answered(quality: &Quality) {
+    let model = quality.pin.model.to_string();
+    counter!(
+        "endcap_answers_total",
+        "model" => model.clone(),
+        "version" => quality.pin.version.to_string(),
+        "arm" => quality.arm.as_str(),
+        "rung" => quality.rung.as_str(),
+    )
+    .increment(1);
+    histogram!("endcap_coverage_ratio", "model" => model).record(quality.coverage.ratio());
+}
+
+pub(crate) fn stage(stage: Stage, took: Duration) {
+    histogram!("endcap_stage_duration_seconds", "stage" => stage.as_str()).record(took.as_secs_f64());
+}
+
+/// A worker answered from another version than it was asked for.
+pub(crate) fn mixed_version() {
+    counter!("endcap_mixed_version_total").increment(1);
+}
+
+/// An answer was finished when nobody could use it any more.
+pub(crate) fn late() {
+    counter!("endcap_work_after_deadline_total").increment(1);
+}
+
+pub(crate) fn shard_retried() {
+    counter!("endcap_shard_retries_total").increment(1);
+}

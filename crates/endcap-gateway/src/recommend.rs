@@ -1,0 +1,292 @@
+//! The use case: one request, from its routing to its labelled answer.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use endcap_fleet::Route;
+use endcap_ranking::{Estimates, fallback, plan};
+use endcap_types::{
+    DegradationReason, FeatureName, FeatureValue, Quality, Rung, ShardOutcome, StageTiming, Violations,
+};
+use tokio::time::Instant;
+
+use crate::{
+    answer::{Answer, Item},
+    config::RecommendConfig,
+    encode::Encoder,
+    error::RecommendError,
+    features::Features,
+    gather::{self, Outcome, gather},
+    metrics::{self, Stage},
+    placement::{Placed, place},
+    ports::{Call, Question},
+    replicas::Fault,
+    request::Asked,
+    routing::{Routes, Routing},
+    scatter::Scatter,
+};
+
+/// Below this nothing can be asked of a worker and come back: measured at 0.1 ms for an empty call on one machine.
+const FASTEST_SCATTER: Duration = Duration::from_millis(2);
+
+/// Ranks pages.
+#[derive(Debug)]
+pub(crate) struct Recommend {
+    pub(crate) config: RecommendConfig,
+    pub(crate) routing: Routing,
+    pub(crate) features: Features,
+    pub(crate) encoder: Encoder,
+    pub(crate) scatter: Scatter,
+}
+
+/// A request that has been placed and checked.
+struct Placement<'a> {
+    asked: &'a Asked,
+    placed: &'a Placed,
+    routes: &'a Routes,
+    context: std::collections::BTreeMap<FeatureName, FeatureValue>,
+}
+
+impl Recommend {
+    /// Answers within the call's deadline. A request that can be answered at all is, with a truthful rung.
+    pub(crate) async fn run(&self, asked: Asked, call: &Call) -> Result<Answer, RecommendError> {
+        let started = Instant::now();
+        if call.deadline.is_expired() {
+            return Err(RecommendError::Expired);
+        }
+        let routes = self.routing.load();
+        let model = asked.model.as_ref().unwrap_or(&self.config.default_model);
+        let placed = place(&routes, model, &asked)?;
+        let context = placed.check(&asked)?;
+        let reserve = self.config.answer_reserve;
+        let rung = plan(
+            call.deadline.remaining(),
+            Estimates {
+                full: FASTEST_SCATTER,
+                reserve,
+            },
+        );
+        let mut timing = StageTiming {
+            plan_us: micros(started.elapsed()),
+            ..StageTiming::default()
+        };
+
+        // Every wait ends here, so that the answer leaves before the deadline.
+        let waits = call.until(call.deadline.less(reserve));
+        let outcome = match (rung, &placed.route) {
+            (Rung::Popular, _) => {
+                let reason = DegradationReason::DeadlineTooShort;
+                Outcome::unasked(&asked, &placed, ShardOutcome::TimedOut, reason)
+            }
+            (_, None) => Outcome::unasked(
+                &asked,
+                &placed,
+                ShardOutcome::Failed,
+                DegradationReason::NotRoutable,
+            ),
+            (_, Some(route)) => {
+                let placement = Placement {
+                    asked: &asked,
+                    placed: &placed,
+                    routes: &routes,
+                    context,
+                };
+                self.rank(&placement, route, &waits, &mut timing).await?
+            }
+        };
+        let merging = Instant::now();
+        let mut answer = finish(&asked, &placed, outcome)?;
+        timing.merge_us += micros(merging.elapsed());
+        timing.total_us = micros(started.elapsed());
+        answer.quality.timing = timing;
+        observe(&answer.quality, call);
+        Ok(answer)
+    }
+
+    /// Asks the shards, with everything that they need to know first.
+    async fn rank(
+        &self,
+        placement: &Placement<'_>,
+        route: &Route,
+        call: &Call,
+        timing: &mut StageTiming,
+    ) -> Result<Outcome, RecommendError> {
+        let Placement {
+            asked,
+            placed,
+            routes,
+            context,
+        } = placement;
+        let features = timed(
+            self.features
+                .fetch(&placed.parts, &routes.feature_caches, asked, call),
+        );
+        let vector = timed(self.vector(asked, placed, route, call));
+        let (((mut features, missing), features_us), (vector, encode_us)) = tokio::join!(features, vector);
+        (timing.features_us, timing.encode_us) = (features_us, encode_us);
+        let mut reasons: BTreeSet<_> = missing.into_iter().collect();
+        let vector = match vector {
+            Ok(vector) => vector,
+            Err(_) if asked.is_rerank() => {
+                // The ranker does without: its vector features get their defaults.
+                reasons.insert(DegradationReason::EncoderFailed);
+                Arc::default()
+            }
+            Err(fault) => {
+                let outcome = if fault == Fault::TimedOut {
+                    ShardOutcome::TimedOut
+                } else {
+                    ShardOutcome::Failed
+                };
+                let mut outcome = Outcome::unasked(asked, placed, outcome, DegradationReason::EncoderFailed);
+                outcome.reasons.append(&mut reasons);
+                return Ok(outcome);
+            }
+        };
+        features.extend(context.clone());
+        let question = Question {
+            pin: route.pin.clone(),
+            query: asked.query.clone(),
+            vector,
+            features,
+            fields: asked.fields.clone(),
+        };
+        let parts = gather::parts(asked, placed);
+        let (replies, scatter_us) = timed(self.scatter.run(route, &question, &parts, call)).await;
+        timing.scatter_us = scatter_us;
+        // What the shards find wrong with the caller's columns is the caller's to mend; anything else is ours.
+        for reply in &replies {
+            if let Err(Fault::Refused(error)) = &reply.answer {
+                if error
+                    .violations
+                    .iter()
+                    .any(|violation| violation.field.starts_with("fields"))
+                {
+                    return Err(RecommendError::Refused(error.clone()));
+                }
+                tracing::warn!(shard = reply.shard, pin = %route.pin, %error, "a worker refused what the gateway sent");
+            }
+        }
+        let merging = Instant::now();
+        let mut outcome = gather(asked, placed, &parts, replies);
+        timing.merge_us = micros(merging.elapsed());
+        outcome.reasons.append(&mut reasons);
+        Ok(outcome)
+    }
+
+    /// The query's vector if the request needs one, else an empty one. A rerank can do without, so it does not spend
+    /// all of its time on it.
+    async fn vector(
+        &self,
+        asked: &Asked,
+        placed: &Placed,
+        route: &Route,
+        call: &Call,
+    ) -> Result<Arc<[f32]>, Fault> {
+        let Some(dim) = placed.dim(asked) else {
+            return Ok(Arc::default());
+        };
+        let share = if asked.is_rerank() {
+            call.deadline.remaining() / 2
+        } else {
+            call.deadline.remaining()
+        };
+        let call = call.until(call.deadline.within(share));
+        self.encoder.vector(route, dim, &asked.query, &call).await
+    }
+}
+
+/// Labels an answer, or refuses one that is worse than the caller accepts.
+fn finish(asked: &Asked, placed: &Placed, outcome: Outcome) -> Result<Answer, RecommendError> {
+    let Outcome {
+        items,
+        mut coverage,
+        mut reasons,
+        unknown,
+        all_unknown,
+    } = outcome;
+    if all_unknown {
+        return Err(nothing_known(asked, placed).into());
+    }
+    reasons.extend(placed.reason);
+    let rung = if items.is_some() {
+        Rung::Full
+    } else {
+        Rung::Popular
+    };
+    let items = items.unwrap_or_else(|| {
+        // None of what was scored is shown.
+        coverage.items_scored = 0;
+        popular(asked, placed, &unknown)
+    });
+    if coverage.ratio() < asked.minimum_coverage {
+        let (pin, minimum) = (placed.pin.clone(), asked.minimum_coverage);
+        return Err(RecommendError::BelowCoverage {
+            pin,
+            coverage: Box::new(coverage),
+            minimum,
+        });
+    }
+    let quality = Quality {
+        rung,
+        pin: placed.pin.clone(),
+        arm: placed.arm,
+        coverage,
+        reasons: reasons.into_iter().collect(),
+        timing: StageTiming::default(),
+    };
+    Ok(Answer {
+        items,
+        quality,
+        unknown,
+    })
+}
+
+fn nothing_known(asked: &Asked, placed: &Placed) -> Violations {
+    let mut violations = Violations::default();
+    let count = asked.candidates.len();
+    let pin = &placed.pin;
+    violations.push(
+        "candidates",
+        format!(
+            "none of the {count} candidates is in the catalogue of version {} of {}",
+            pin.version, pin.model
+        ),
+    );
+    violations
+}
+
+/// Candidates that are known not to exist are not shown.
+fn popular(asked: &Asked, placed: &Placed, unknown: &[String]) -> Vec<Item> {
+    let mut hidden = asked.exclude.clone();
+    hidden.extend(unknown.iter().cloned());
+    let shown = fallback(&placed.parts.popular, &asked.candidates, &hidden, asked.limit);
+    shown.into_iter().map(Item::unscored).collect()
+}
+
+fn observe(quality: &Quality, call: &Call) {
+    metrics::answered(quality);
+    let timing = &quality.timing;
+    let stages = [
+        (Stage::Plan, timing.plan_us),
+        (Stage::Features, timing.features_us),
+        (Stage::Encode, timing.encode_us),
+        (Stage::Scatter, timing.scatter_us),
+        (Stage::Merge, timing.merge_us),
+    ];
+    for (stage, took) in stages {
+        metrics::stage(stage, Duration::from_micros(took));
+    }
+    if call.deadline.is_expired() {
+        metrics::late();
+    }
+}
+
+async fn timed<T>(work: impl Future<Output = T>) -> (T, u64) {
+    let started = Instant::now();
+    let done = work.await;
+    (done, micros(started.elapsed()))
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
