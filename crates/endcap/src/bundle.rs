@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Runs one verb. Blocking: bundles are files.
-pub fn run(global: &Global, command: BundleCommand) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, command: BundleCommand) -> anyhow::Result<()> {
     match command {
         BundleCommand::Pack { source, file, shards, created } => {
             pack(global, &source, &file, shards, created)
@@ -31,7 +31,7 @@ pub fn run(global: &Global, command: BundleCommand) -> anyhow::Result<()> {
 }
 
 /// A bundle folder, or a packed bundle unpacked into a temporary one that lives as long as this.
-pub struct Opened {
+pub(crate) struct Opened {
     bundle: Bundle,
     _unpacked: Option<TempDir>,
 }
@@ -45,7 +45,7 @@ impl Deref for Opened {
 }
 
 /// Opens a packed bundle or a bundle folder. A packed one has had every digest verified.
-pub fn open(path: &Path) -> anyhow::Result<Opened> {
+pub(crate) fn open(path: &Path) -> anyhow::Result<Opened> {
     if path.is_dir() {
         return Ok(Opened { bundle: Bundle::open(path)?, _unpacked: None });
     }
@@ -133,7 +133,7 @@ fn inspect(global: &Global, path: &Path) -> anyhow::Result<()> {
     let mut inputs = output::table(&["ranker input", "features"], &[]);
     for input in &manifest.spec.ranker.inputs {
         let names: Vec<_> = input.features.iter().map(ToString::to_string).collect();
-        inputs.add_row([input.name.clone(), names.join(", ")]);
+        inputs.add_row([input.name.clone(), names.join("\n")]);
     }
     output::line(inputs);
     let mut files = output::table(&["file", "size", "sha256"], &[1]);

@@ -9,12 +9,12 @@ use endcap_proto::pb::{
 use tonic::transport::{Channel, Endpoint};
 
 /// A registry's client. Connecting is lazy: a dead address shows at the first call.
-pub fn registry(url: &str) -> anyhow::Result<ModelRegistryClient<Channel>> {
+pub(crate) fn registry(url: &str) -> anyhow::Result<ModelRegistryClient<Channel>> {
     Ok(ModelRegistryClient::new(channel(url)?).max_decoding_message_size(MAX_MESSAGE))
 }
 
 /// A gateway's client.
-pub fn gateway(url: &str) -> anyhow::Result<RecommendServiceClient<Channel>> {
+pub(crate) fn gateway(url: &str) -> anyhow::Result<RecommendServiceClient<Channel>> {
     Ok(RecommendServiceClient::new(channel(url)?).max_decoding_message_size(MAX_MESSAGE))
 }
 
@@ -28,7 +28,7 @@ fn channel(url: &str) -> anyhow::Result<Channel> {
 }
 
 /// A request that carries its deadline, as every call here must.
-pub fn with_deadline<T>(message: T, deadline: Duration) -> tonic::Request<T> {
+pub(crate) fn with_deadline<T>(message: T, deadline: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(deadline);
     request

@@ -26,7 +26,8 @@ pub const DEMO_BUNDLE: &[u8] = include_bytes!("../../../deploy/demo/search-ranke
 const SHOWN: usize = 3;
 
 /// Starts a fleet on the demo bundle, asks a few queries and, unless `--once`, stays up.
-pub async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<()> {
+pub(crate) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<()> {
+    settings::start_telemetry(&args.config, Some("warn"))?;
     let scratch = tempfile::tempdir().context("make a temporary folder")?;
     let data_dir = args.data_dir.clone().unwrap_or_else(|| scratch.path().join("fleet"));
     let mut set = free_ports(args.once);
@@ -67,7 +68,8 @@ pub async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<()> {
 }
 
 /// Starts a fleet whose state stays on disk.
-pub async fn dev(global: &Global, args: DevArgs) -> anyhow::Result<()> {
+pub(crate) async fn dev(global: &Global, args: DevArgs) -> anyhow::Result<()> {
+    settings::start_telemetry(&args.config, None)?;
     let options = FleetOptions {
         data_dir: args.data_dir.clone(),
         workers: args.workers,
@@ -225,7 +227,7 @@ fn note(global: &Global, text: impl std::fmt::Display) {
 }
 
 /// Ctrl-C or SIGTERM.
-pub async fn interrupted() {
+pub(crate) async fn interrupted() {
     let terminated = async {
         match signal(SignalKind::terminate()) {
             Ok(mut signal) => {

@@ -13,17 +13,17 @@ use crate::{
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
-pub struct Finding {
-    pub what: &'static str,
-    pub ok: bool,
+pub(crate) struct Finding {
+    pub(crate) what: &'static str,
+    pub(crate) ok: bool,
     /// What was found.
-    pub found: String,
+    pub(crate) found: String,
     /// The command or setting that mends it; empty when it is fine.
-    pub mend: String,
+    pub(crate) mend: String,
 }
 
 /// Looks and prints; fails when something that a fleet needs is missing.
-pub fn run(global: &Global, args: &DoctorArgs) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, args: &DoctorArgs) -> anyhow::Result<()> {
     let findings = examine(args);
     let broken = findings.iter().filter(|finding| !finding.ok).count();
     if global.output == Output::Json {
@@ -41,7 +41,7 @@ pub fn run(global: &Global, args: &DoctorArgs) -> anyhow::Result<()> {
 }
 
 /// Everything that a fleet on this machine needs.
-pub fn examine(args: &DoctorArgs) -> Vec<Finding> {
+pub(crate) fn examine(args: &DoctorArgs) -> Vec<Finding> {
     let env = settings::process_environment();
     let mut loaded = match Settings::load(args.config.config.as_deref(), &env, &args.config.set) {
         Ok(settings) => settings,
@@ -61,7 +61,7 @@ pub fn examine(args: &DoctorArgs) -> Vec<Finding> {
     let mut findings = vec![pass("settings", "every setting is valid".to_owned())];
     findings.push(match Runtime::load(&common.runtime) {
         Ok(runtime) => {
-            pass("ONNX Runtime", format!("version {} on {}", runtime.version(), runtime.device()))
+            pass("ONNX Runtime", format!("{} on {}", runtime.library().display(), runtime.device()))
         }
         Err(error) => fail("ONNX Runtime", error.to_string(), "make setup"),
     });

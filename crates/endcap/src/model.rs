@@ -24,7 +24,7 @@ const SHORT: Duration = Duration::from_secs(10);
 const UPLOAD: Duration = Duration::from_secs(600);
 
 /// Runs one verb.
-pub async fn run(global: &Global, command: ModelCommand) -> anyhow::Result<()> {
+pub(crate) async fn run(global: &Global, command: ModelCommand) -> anyhow::Result<()> {
     match command {
         ModelCommand::Register { file, model, reason, validate, promote } => {
             let version = register(global, &file, model.as_ref(), &reason).await?;
@@ -50,7 +50,7 @@ pub async fn run(global: &Global, command: ModelCommand) -> anyhow::Result<()> {
 }
 
 /// Uploads a packed bundle with a progress bar.
-pub async fn register(
+pub(crate) async fn register(
     global: &Global,
     file: &Path,
     model: Option<&ModelName>,
@@ -112,7 +112,7 @@ pub async fn register(
 }
 
 /// Loads a version on its workers, showing replicas as they become ready.
-pub async fn validate_version(
+pub(crate) async fn validate_version(
     global: &Global,
     model: &ModelName,
     version: Version,
@@ -158,7 +158,7 @@ async fn show_loading(global: Global, model: ModelName, version: Version) {
     std::future::pending().await
 }
 
-pub async fn promote_version(
+pub(crate) async fn promote_version(
     global: &Global,
     model: &ModelName,
     version: Version,

@@ -8,9 +8,9 @@ use endcap_service::status::{self, RemoteError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A table with a header; columns named in `right` are aligned right.
-pub fn table(header: &[&str], right: &[usize]) -> Table {
+pub(crate) fn table(header: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     if !std::io::stdout().is_terminal() {
         // Piped output must not be wrapped to a guessed width.
         table.set_content_arrangement(ContentArrangement::Disabled);
@@ -25,21 +25,21 @@ pub fn table(header: &[&str], right: &[usize]) -> Table {
 }
 
 /// Prints a line to stdout; a closed pipe is no error.
-pub fn line(text: impl std::fmt::Display) {
+pub(crate) fn line(text: impl std::fmt::Display) {
     let _closed_pipe = writeln!(std::io::stdout().lock(), "{text}");
 }
 
 /// Prints a value as indented JSON.
-pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
 /// A progress bar on stderr, or nothing when that is no terminal.
-pub struct Bar(ProgressBar);
+pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{msg:32} {wide_bar} {percent:>3}%").ok();
         if let Some(style) = style {
@@ -48,7 +48,7 @@ impl Bar {
         Self(bar)
     }
 
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
     }
 }
@@ -64,7 +64,7 @@ impl Progress for Bar {
 }
 
 /// An RPC's failure as a person should read it: the message, then each field at fault.
-pub fn remote(what: &str, url: &str, status: &tonic::Status) -> anyhow::Error {
+pub(crate) fn remote(what: &str, url: &str, status: &tonic::Status) -> anyhow::Error {
     let error: RemoteError = status::from_status(status);
     let mut text = format!("{what}: {}", error.message);
     for violation in &error.violations {
@@ -80,6 +80,6 @@ pub fn remote(what: &str, url: &str, status: &tonic::Status) -> anyhow::Error {
 }
 
 /// Bytes for people.
-pub fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     indicatif::HumanBytes(count).to_string()
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Asks and prints.
-pub async fn run(global: &Global, args: RecommendArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(global: &Global, args: RecommendArgs) -> anyhow::Result<()> {
     let target = match (args.version, args.alias) {
         (Some(version), _) => Some(Target::Version(version)),
         (None, Some(alias)) => Some(Target::Alias(alias)),
@@ -39,7 +39,7 @@ pub async fn run(global: &Global, args: RecommendArgs) -> anyhow::Result<()> {
 }
 
 /// Prints an answer: the items with their columns, then how good it is.
-pub fn print(format: Output, answer: &pb::RecommendResponse, fields: &[String]) -> anyhow::Result<()> {
+pub(crate) fn print(format: Output, answer: &pb::RecommendResponse, fields: &[String]) -> anyhow::Result<()> {
     let quality = answer.quality.as_ref().context("the answer has no quality block: it is not from Endcap")?;
     if format == Output::Json {
         let items: Vec<_> = answer.items.iter().map(item_json).collect();

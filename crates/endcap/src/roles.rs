@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{cli::RoleArgs, demo, output, settings};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     Gateway,
     Worker,
     Registry,
@@ -20,7 +20,7 @@ pub enum Role {
 }
 
 impl Role {
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
             Self::Worker => "worker",
@@ -40,7 +40,7 @@ struct Read {
 }
 
 /// Runs a role until SIGTERM or Ctrl-C, then drains.
-pub async fn run(role: Role, args: RoleArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(role: Role, args: RoleArgs) -> anyhow::Result<()> {
     let env = settings::process_environment();
     let mut settings = Settings::load(args.config.config.as_deref(), &env, &args.config.set)?;
     let read = read(role, &mut settings);
@@ -51,6 +51,7 @@ pub async fn run(role: Role, args: RoleArgs) -> anyhow::Result<()> {
         }
         return Ok(());
     }
+    settings::start_telemetry(&args.config, None)?;
     let common = common.context("settings were checked")?;
     let id = args.id.unwrap_or_else(|| default_id(role));
     let coordinator: Arc<dyn Coordinator> = Arc::new(EmbeddedCoordinator::open(&common.coordination_path)?);

@@ -1,7 +1,6 @@
 //! From the parsed command line to the command.
 
 use clap::CommandFactory as _;
-use endcap_service::telemetry;
 
 use crate::{
     bundle,
@@ -14,10 +13,6 @@ use crate::{
 /// Runs one command to its end.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
-    let _telemetry = match service_name(&command) {
-        Some((role, quiet)) => Some(start_telemetry(role, quiet)?),
-        None => None,
-    };
     match command {
         Command::Demo(args) => demo::demo(&global, args).await,
         Command::Dev(args) => demo::dev(&global, args).await,

@@ -4,20 +4,26 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use endcap_fleet::Keys;
 use endcap_inference::{DeviceChoice, RuntimeOptions};
-use endcap_service::{Readiness, Settings, admin, task::Tasks};
+use endcap_service::{
+    Readiness, Settings, admin,
+    task::Tasks,
+    telemetry::{self, TelemetryConfig},
+};
+
+use crate::cli::ConfigArgs;
 
 /// The parts of the settings that services get as ready-made dependencies.
 #[derive(Debug)]
-pub struct Common {
-    pub coordination_path: PathBuf,
-    pub keys: Keys,
-    pub store_url: String,
-    pub cache_dir: PathBuf,
-    pub runtime: RuntimeOptions,
+pub(crate) struct Common {
+    pub(crate) coordination_path: PathBuf,
+    pub(crate) keys: Keys,
+    pub(crate) store_url: String,
+    pub(crate) cache_dir: PathBuf,
+    pub(crate) runtime: RuntimeOptions,
 }
 
 impl Common {
-    pub fn read(settings: &mut Settings) -> Option<Self> {
+    pub(crate) fn read(settings: &mut Settings) -> Option<Self> {
         let coordination_path = settings.read("coordination.path");
         let prefix = settings.read::<String>("coordination.prefix");
         let store_url = settings.read("store.url");
@@ -50,12 +56,12 @@ fn device(settings: &mut Settings, text: &str) -> Option<DeviceChoice> {
 }
 
 /// The environment variables that may hold settings.
-pub fn process_environment() -> BTreeMap<String, String> {
+pub(crate) fn process_environment() -> BTreeMap<String, String> {
     std::env::vars().filter(|(name, _)| name.starts_with("ENDCAP_") && name.contains("__")).collect()
 }
 
 /// Starts `/livez`, `/readyz` and `/metrics` for all services of the process.
-pub async fn serve_admin(
+pub(crate) async fn serve_admin(
     settings: &mut Settings,
     readiness: Vec<Readiness>,
     tasks: &Tasks,
@@ -70,4 +76,18 @@ pub async fn serve_admin(
         }
     });
     Ok(address)
+}
+
+/// Starts logging as the settings say. `quiet` is the filter of commands that talk to a person, unless one is set.
+pub(crate) fn start_telemetry(args: &ConfigArgs, quiet: Option<&str>) -> anyhow::Result<()> {
+    const LOG: &str = "telemetry.log";
+    let env = process_environment();
+    let mut overrides = Vec::new();
+    if let Some(filter) = quiet.filter(|_| !env.contains_key("ENDCAP_TELEMETRY__LOG")) {
+        overrides.push((LOG.to_owned(), filter.to_owned()));
+    }
+    overrides.extend(args.set.iter().filter(|(key, _)| key.starts_with("telemetry.")).cloned());
+    let mut settings = Settings::load(args.config.as_deref(), &env, &overrides)?;
+    let config = TelemetryConfig::read(&mut settings);
+    Ok(telemetry::init(&settings.finish(config)?)?)
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Asks the registry and prints.
-pub async fn run(global: &Global) -> anyhow::Result<()> {
+pub(crate) async fn run(global: &Global) -> anyhow::Result<()> {
     let fleet = clients::registry(&global.registry)?
         .get_fleet(with_deadline(pb::GetFleetRequest {}, std::time::Duration::from_secs(10)))
         .await
@@ -31,7 +31,7 @@ pub async fn run(global: &Global) -> anyhow::Result<()> {
 type Shards<'a> = BTreeMap<u32, Vec<&'a pb::Replica>>;
 
 /// The tree's lines: models with versions, shards and replicas, then who takes part.
-pub fn tree(fleet: &pb::GetFleetResponse) -> Vec<String> {
+pub(crate) fn tree(fleet: &pb::GetFleetResponse) -> Vec<String> {
     let mut lines = Vec::new();
     for model in &fleet.models {
         let aliases = model.rollout.as_ref().map_or_else(|| "no alias yet".to_owned(), view::aliases);

@@ -6,7 +6,7 @@ use endcap_proto::pb;
 use serde_json::{Value, json};
 
 /// Aliases as `stable=2 last_good=1`, in the order of their importance.
-pub fn aliases(rollout: &pb::Rollout) -> String {
+pub(crate) fn aliases(rollout: &pb::Rollout) -> String {
     let mut text = String::new();
     for alias in endcap_types::Alias::ALL {
         if let Some(version) = rollout.aliases.get(alias.as_str()) {
@@ -18,11 +18,11 @@ pub fn aliases(rollout: &pb::Rollout) -> String {
 }
 
 /// The state as its wire name's last word, lower case: `validated`.
-pub fn state(version: &pb::ModelVersion) -> String {
+pub(crate) fn state(version: &pb::ModelVersion) -> String {
     wire_word(version.state().as_str_name(), "VERSION_STATE_")
 }
 
-pub fn replica_state(state: pb::ReplicaState) -> String {
+pub(crate) fn replica_state(state: pb::ReplicaState) -> String {
     wire_word(state.as_str_name(), "REPLICA_STATE_")
 }
 
@@ -30,7 +30,7 @@ fn wire_word(name: &str, prefix: &str) -> String {
     name.trim_start_matches(prefix).to_lowercase()
 }
 
-pub fn version_row(version: &pb::ModelVersion) -> [String; 10] {
+pub(crate) fn version_row(version: &pb::ModelVersion) -> [String; 10] {
     let ndcg = version.evaluation.get("ndcg@10").map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     [
         version.model.clone(),
@@ -46,7 +46,7 @@ pub fn version_row(version: &pb::ModelVersion) -> [String; 10] {
     ]
 }
 
-pub fn version_json(version: &pb::ModelVersion) -> Value {
+pub(crate) fn version_json(version: &pb::ModelVersion) -> Value {
     json!({
         "model": version.model, "version": version.version, "digest": version.digest,
         "shard_count": version.shard_count, "items_total": version.items_total, "state": state(version),
@@ -55,11 +55,11 @@ pub fn version_json(version: &pb::ModelVersion) -> Value {
     })
 }
 
-pub fn rollout_json(rollout: &pb::Rollout) -> Value {
+pub(crate) fn rollout_json(rollout: &pb::Rollout) -> Value {
     json!({ "model": rollout.model, "aliases": rollout.aliases, "revision": rollout.revision })
 }
 
-pub fn model_json(model: &pb::Model) -> Value {
+pub(crate) fn model_json(model: &pb::Model) -> Value {
     json!({
         "name": model.name,
         "rollout": model.rollout.as_ref().map(rollout_json),
@@ -67,7 +67,7 @@ pub fn model_json(model: &pb::Model) -> Value {
     })
 }
 
-pub fn history_json(entry: &pb::HistoryEntry) -> Value {
+pub(crate) fn history_json(entry: &pb::HistoryEntry) -> Value {
     json!({
         "sequence": entry.sequence, "at": entry.at, "action": entry.action, "actor": entry.actor,
         "from_version": entry.from_version, "to_version": entry.to_version, "digest": entry.digest,
@@ -75,7 +75,7 @@ pub fn history_json(entry: &pb::HistoryEntry) -> Value {
     })
 }
 
-pub fn event_json(event: &pb::WatchResponse) -> Value {
+pub(crate) fn event_json(event: &pb::WatchResponse) -> Value {
     let what = match &event.event {
         Some(pb::watch_response::Event::History(entry)) => json!({ "history": history_json(entry) }),
         Some(pb::watch_response::Event::Replica(replica)) => json!({ "replica": {
@@ -87,7 +87,7 @@ pub fn event_json(event: &pb::WatchResponse) -> Value {
     json!({ "at": event.at, "model": event.model, "event": what })
 }
 
-pub fn event_line(event: &pb::WatchResponse) -> String {
+pub(crate) fn event_line(event: &pb::WatchResponse) -> String {
     match &event.event {
         Some(pb::watch_response::Event::History(entry)) => {
             let reason = if entry.reason.is_empty() { String::new() } else { format!(": {}", entry.reason) };
@@ -111,7 +111,7 @@ pub fn event_line(event: &pb::WatchResponse) -> String {
 }
 
 /// An answer's quality in one line: rung, version, arm, coverage, time and what was given up.
-pub fn quality_line(quality: &pb::Quality) -> String {
+pub(crate) fn quality_line(quality: &pb::Quality) -> String {
     let coverage = quality.coverage.clone().unwrap_or_default();
     let timing = quality.timing.unwrap_or_default();
     #[expect(clippy::cast_precision_loss, reason = "a time for people")]
@@ -141,7 +141,7 @@ fn reasons(quality: &pb::Quality) -> Vec<String> {
         .collect()
 }
 
-pub fn quality_json(quality: &pb::Quality) -> Value {
+pub(crate) fn quality_json(quality: &pb::Quality) -> Value {
     let coverage = quality.coverage.clone().unwrap_or_default();
     let timing = quality.timing.unwrap_or_default();
     json!({
