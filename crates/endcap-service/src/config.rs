@@ -70,19 +70,24 @@ pub struct Settings {
 
 impl Settings {
     /// Merges the layers. `env` holds variables like `ENDCAP_GATEWAY__GRPC__LISTEN`; a double underscore separates
-    /// the parts of a key. `overrides` are keys with values as text.
+    /// the parts of a key. `overrides` are keys with values as text. Fails only on a file that cannot be read; unknown
+    /// keys are told by [`Settings::finish`], together with everything else.
     pub fn load(
         file: Option<&Path>,
         env: &BTreeMap<String, String>,
         overrides: &[(String, String)],
     ) -> Result<Self, ConfigProblems> {
         let mut settings = Self { entries: BTreeMap::new(), problems: Vec::new() };
-        settings.merge_text(DEFAULTS, &Source::Default);
+        settings.merge_text(DEFAULTS, &Source::Default)?;
         if let Some(path) = file {
             let source = Source::File(path.display().to_string());
             match std::fs::read_to_string(path) {
-                Ok(text) => settings.merge_text(&text, &source),
-                Err(error) => settings.problem("--config", &path.display().to_string(), &source, &error),
+                Ok(text) => settings.merge_text(&text, &source)?,
+                Err(error) => {
+                    let expected = format!("a readable file ({error})");
+                    settings.problem("--config", &path.display().to_string(), &Source::CommandLine, &expected);
+                    return Err(settings.take_problems());
+                }
             }
         }
         for (name, text) in env {
@@ -93,7 +98,7 @@ impl Settings {
         for (key, text) in overrides {
             settings.set(key.clone(), Value::String(text.clone()), Source::CommandLine);
         }
-        if settings.problems.is_empty() { Ok(settings) } else { Err(settings.take_problems()) }
+        Ok(settings)
     }
 
     /// One value, or nothing and a recorded problem.
@@ -138,7 +143,7 @@ impl Settings {
             .collect()
     }
 
-    fn merge_text(&mut self, text: &str, source: &Source) {
+    fn merge_text(&mut self, text: &str, source: &Source) -> Result<(), ConfigProblems> {
         match text.parse::<toml::Table>() {
             Ok(table) => {
                 let mut flat = Vec::new();
@@ -146,8 +151,12 @@ impl Settings {
                 for (key, value) in flat {
                     self.set(key, value, source.clone());
                 }
+                Ok(())
             }
-            Err(error) => self.problem("(the whole file)", "a mistake", source, &format!("TOML: {error}")),
+            Err(error) => {
+                self.problem("(the whole file)", "a mistake", source, &format!("TOML: {error}"));
+                Err(self.take_problems())
+            }
         }
     }
 

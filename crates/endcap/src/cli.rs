@@ -7,7 +7,7 @@ use endcap_types::{ModelName, Version};
 
 /// Takes a ranking model from a training job to live search traffic.
 #[derive(Debug, Parser)]
-#[command(name = "endcap", version, propagate_version = true, max_term_width = 110)]
+#[command(name = "endcap", version, max_term_width = 110)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,

@@ -39,7 +39,8 @@ fn every_problem_is_told_at_once_with_its_source() {
 
 #[test]
 fn an_unknown_key_is_a_problem_with_a_hint() {
-    let problems = load(&[], &[("gateway.max_limits", "7")]).unwrap_err().to_string();
+    let mut settings = load(&[], &[("gateway.max_limits", "7")]).unwrap();
+    let problems = settings.finish(Some(())).unwrap_err().to_string();
     assert!(problems.contains("did you mean gateway.max_limit?"), "{problems}");
 }
 
