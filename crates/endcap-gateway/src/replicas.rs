@@ -11,7 +11,7 @@ use std::{
 use endcap_fleet::Replica;
 use endcap_service::status::RemoteError;
 use endcap_types::{ErrorCode, VersionPin, is_retryable};
-use futures::future::BoxFuture;
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
 
 use crate::{
@@ -36,9 +36,16 @@ pub(crate) enum Fault {
     Refused(RemoteError),
 }
 
+/// Why one replica gave no answer, and whether another might.
+struct Miss {
+    fault: Fault,
+    go_on: bool,
+}
+
 impl Load {
-    /// Asks replicas until one answers with exactly `pin`, each at most once. An attempt gets half of the remaining
-    /// time while there is somebody else to ask, so that a replica which hangs costs time but not the answer.
+    /// Asks replicas until one answers with exactly `pin`, each at most once: the next one when one has failed, and also
+    /// when half of the remaining time has brought nothing. A replica that hangs then costs time but not the answer, and
+    /// one that is merely slow may still be first.
     pub(crate) async fn ask<'a, T>(
         &self,
         replicas: &[&'a Replica],
@@ -47,43 +54,64 @@ impl Load {
         ask: impl Fn(&'a Replica, Call) -> BoxFuture<'a, Result<Pinned<T>, RemoteError>>,
     ) -> Result<T, Fault> {
         let mut untried = replicas.to_vec();
+        let mut asked = FuturesUnordered::new();
         let mut last = Fault::Failed;
-        while let Some(replica) = self.take(&mut untried) {
+        loop {
             let remaining = call.deadline.remaining();
             if remaining.is_zero() {
                 return Err(Fault::TimedOut);
             }
-            if untried.len() + 1 < replicas.len() {
-                metrics::shard_retried();
+            if let Some(replica) = self.take(&mut untried) {
+                if untried.len() + 1 < replicas.len() {
+                    metrics::shard_retried();
+                }
+                asked.push(self.attempt(replica, pin, ask(replica, call.clone())));
+            } else if asked.is_empty() {
+                return Err(last);
             }
-            let share = if untried.is_empty() {
+            let patience = if untried.is_empty() {
                 remaining
             } else {
                 remaining / 2
             };
-            let attempt = call.until(call.deadline.within(share));
-            let _busy = self.enter(&replica.endpoint);
-            let answered = tokio::time::timeout_at(attempt.deadline.instant(), ask(replica, attempt.clone()));
-            last = match answered.await {
-                Ok(Ok(Pinned {
-                    pin: Some(answered),
-                    answer,
-                })) if answered == *pin => return Ok(answer),
-                Ok(Ok(Pinned { pin: found, .. })) => {
-                    metrics::mixed_version();
-                    let found = found.map_or_else(|| "no version".to_owned(), |found| found.to_string());
-                    tracing::warn!(worker = %replica.worker, asked = %pin, %found, "dropped an answer from another version");
-                    Fault::Failed
-                }
-                Ok(Err(error)) => match fault(error) {
-                    Ok(fault) => fault,
-                    Err(last) => return Err(last),
-                },
-                Err(_elapsed) => Fault::TimedOut,
-            };
-            tracing::debug!(worker = %replica.worker, fault = ?last, "replica gave no answer");
+            match tokio::time::timeout(patience, asked.next()).await {
+                Ok(Some(Ok(answer))) => return Ok(answer),
+                Ok(Some(Err(Miss { fault, go_on: true }))) => last = fault,
+                Ok(Some(Err(Miss { fault, .. }))) => return Err(fault),
+                // Nobody is being asked; the loop's head decides.
+                Ok(None) => {}
+                Err(_elapsed) => last = Fault::TimedOut,
+            }
         }
-        Err(last)
+    }
+
+    /// One replica's answer, if it is of the version that was asked for.
+    async fn attempt<T>(
+        &self,
+        replica: &Replica,
+        pin: &VersionPin,
+        answer: BoxFuture<'_, Result<Pinned<T>, RemoteError>>,
+    ) -> Result<T, Miss> {
+        let _busy = self.enter(&replica.endpoint);
+        match answer.await {
+            Ok(Pinned {
+                pin: Some(answered),
+                answer,
+            }) if answered == *pin => Ok(answer),
+            Ok(Pinned { pin: answered, .. }) => {
+                metrics::mixed_version();
+                let answered = answered.map_or_else(|| "no version".to_owned(), |pin| pin.to_string());
+                tracing::warn!(worker = %replica.worker, asked = %pin, %answered, "dropped an answer from another version");
+                Err(Miss {
+                    fault: Fault::Failed,
+                    go_on: true,
+                })
+            }
+            Err(error) => {
+                tracing::debug!(worker = %replica.worker, %error, "replica gave no answer");
+                Err(Miss::of(error))
+            }
+        }
     }
 
     /// At most `count` of the replicas, the less busy of two drawn ones first.
@@ -134,15 +162,20 @@ impl Load {
     }
 }
 
-/// What an error means for the next replica: go on with `Ok`, stop with `Err`.
-fn fault(error: RemoteError) -> Result<Fault, Fault> {
-    match error.code {
-        ErrorCode::Overloaded => Ok(Fault::Shed),
-        // This attempt's time was up, which need not be all the time there is.
-        ErrorCode::DeadlineExceeded => Ok(Fault::TimedOut),
-        ErrorCode::InvalidArgument => Err(Fault::Refused(error)),
-        code if is_retryable(code) => Ok(Fault::Failed),
-        _ => Err(Fault::Failed),
+impl Miss {
+    fn of(error: RemoteError) -> Self {
+        let go_on = match error.code {
+            // This worker's clock or queue; another may be faster.
+            ErrorCode::DeadlineExceeded => true,
+            code => is_retryable(code),
+        };
+        let fault = match error.code {
+            ErrorCode::Overloaded => Fault::Shed,
+            ErrorCode::DeadlineExceeded => Fault::TimedOut,
+            ErrorCode::InvalidArgument => Fault::Refused(error),
+            _ => Fault::Failed,
+        };
+        Self { fault, go_on }
     }
 }
 
@@ -154,3 +187,6 @@ impl Drop for Busy {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

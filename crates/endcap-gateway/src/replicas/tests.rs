@@ -1,0 +1,160 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use endcap_service::{Deadline, RequestId};
+use endcap_types::{Digest, Version};
+use futures::FutureExt as _;
+
+use super::*;
+
+/// What a worker does when it is asked.
+#[derive(Debug, Clone)]
+enum Does {
+    Answers(&'static str),
+    AnswersAfter(u64, &'static str),
+    AnswersFromVersion(u64),
+    Fails(ErrorCode),
+    Hangs,
+}
+
+fn pin(version: u64) -> VersionPin {
+    VersionPin {
+        model: "m".parse().unwrap(),
+        version: Version::try_from(version).unwrap(),
+        digest: Digest::from_bytes([1; 32]),
+    }
+}
+
+fn error(code: ErrorCode) -> RemoteError {
+    RemoteError {
+        code,
+        message: String::new(),
+        violations: Vec::new(),
+        retry_after: None,
+    }
+}
+
+async fn act(does: Does) -> Result<Pinned<&'static str>, RemoteError> {
+    let answer = |answer, version| {
+        Ok(Pinned {
+            pin: Some(pin(version)),
+            answer,
+        })
+    };
+    match does {
+        Does::Answers(text) => answer(text, 1),
+        Does::AnswersAfter(ms, text) => {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            answer(text, 1)
+        }
+        Does::AnswersFromVersion(version) => answer("wrong", version),
+        Does::Fails(code) => Err(error(code)),
+        Does::Hangs => std::future::pending().await,
+    }
+}
+
+/// Asks workers that behave like this within 100 ms; also says who was asked, and how long it took.
+async fn ask(load: &Load, workers: &[(&str, Does)]) -> (Result<&'static str, Fault>, Vec<String>, Duration) {
+    let behaviour: BTreeMap<&str, Does> = workers.iter().cloned().collect();
+    let replica = |name: &&str| Replica {
+        worker: (*name).to_owned(),
+        endpoint: (*name).to_owned(),
+    };
+    let replicas: Vec<Replica> = behaviour.keys().map(replica).collect();
+    let replicas: Vec<&Replica> = replicas.iter().collect();
+    let call = Call {
+        deadline: Deadline::after(Duration::from_millis(100)),
+        id: RequestId::new(),
+    };
+    let asked = Mutex::new(Vec::new());
+    let started = tokio::time::Instant::now();
+    let answer = load
+        .ask(&replicas, &pin(1), &call, |replica, _| {
+            asked.lock().push(replica.worker.clone());
+            act(behaviour[replica.worker.as_str()].clone()).boxed()
+        })
+        .await;
+    (answer, asked.into_inner(), started.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_replica_is_followed_by_another_at_once() {
+    for code in [
+        ErrorCode::Unavailable,
+        ErrorCode::Internal,
+        ErrorCode::FailedPrecondition,
+        ErrorCode::Overloaded,
+    ] {
+        let load = Load::default();
+        for _ in 0..8 {
+            let workers = [("bad", Does::Fails(code)), ("good", Does::Answers("yes"))];
+            let (answer, asked, took) = ask(&load, &workers).await;
+            assert_eq!(answer, Ok("yes"), "{code:?}");
+            assert!(asked.len() <= 2 && took.is_zero(), "{asked:?} in {took:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_outcome_says_what_went_wrong() {
+    let cases = [
+        (Does::Fails(ErrorCode::Overloaded), Fault::Shed),
+        (Does::Fails(ErrorCode::Unavailable), Fault::Failed),
+        (Does::Fails(ErrorCode::DeadlineExceeded), Fault::TimedOut),
+        (Does::Fails(ErrorCode::Forbidden), Fault::Failed),
+        (
+            Does::Fails(ErrorCode::InvalidArgument),
+            Fault::Refused(error(ErrorCode::InvalidArgument)),
+        ),
+        (Does::AnswersFromVersion(2), Fault::Failed),
+        (Does::Hangs, Fault::TimedOut),
+    ];
+    for (does, fault) in cases {
+        let (answer, _, took) = ask(&Load::default(), &[("a", does.clone()), ("b", does.clone())]).await;
+        assert_eq!(answer, Err(fault), "{does:?}");
+        assert!(took <= Duration::from_millis(101), "{does:?} took {took:?}");
+    }
+    assert_eq!(ask(&Load::default(), &[]).await.0, Err(Fault::Failed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_every_replica_would_refuse_is_asked_once() {
+    for code in [ErrorCode::InvalidArgument, ErrorCode::Forbidden] {
+        let workers = [("a", Does::Fails(code)), ("b", Does::Fails(code))];
+        let (_, asked, _) = ask(&Load::default(), &workers).await;
+        assert_eq!(asked.len(), 1, "{code:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_hangs_costs_half_of_the_time_at_most() {
+    let load = Load::default();
+    for _ in 0..8 {
+        let (answer, _, took) = ask(&load, &[("hung", Does::Hangs), ("good", Does::Answers("yes"))]).await;
+        assert_eq!(answer, Ok("yes"));
+        assert!(took <= Duration::from_millis(51), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_replica_may_still_be_first() {
+    // Both need more than half of the time: giving the first one up would give the answer up.
+    let workers = [
+        ("a", Does::AnswersAfter(70, "slow")),
+        ("b", Does::AnswersAfter(70, "slow")),
+    ];
+    let (answer, asked, took) = ask(&Load::default(), &workers).await;
+    assert_eq!((answer, asked.len()), (Ok("slow"), 2));
+    assert_eq!(took.as_millis(), 70);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_less_busy_replica_is_asked() {
+    let load = Load::default();
+    let busy: Vec<_> = (0..3).map(|_| load.enter("busy")).collect();
+    for _ in 0..16 {
+        let workers = [("busy", Does::Answers("busy")), ("idle", Does::Answers("idle"))];
+        assert_eq!(ask(&load, &workers).await.0, Ok("idle"));
+    }
+    drop(busy);
+    assert_eq!(load.counter("busy").load(Ordering::Relaxed), 0);
+}
