@@ -24,6 +24,7 @@ pub const MODEL: &str = "tiny";
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running fleet and clients for it.
+#[derive(Debug)]
 pub struct TestFleet {
     pub fleet: Fleet,
     pub registry: ModelRegistryClient<Channel>,
@@ -83,8 +84,7 @@ impl TestFleet {
     }
 
     pub async fn rollback(&mut self) -> Result<pb::Rollout, tonic::Status> {
-        let request =
-            pb::RollbackRequest { model: MODEL.into(), actor: "test".into(), ..Default::default() };
+        let request = pb::RollbackRequest { model: MODEL.into(), actor: "test".into(), ..Default::default() };
         Ok(self.registry.rollback(request).await?.into_inner().rollout.unwrap_or_default())
     }
 
@@ -142,6 +142,7 @@ pub fn channel(url: &str) -> anyhow::Result<Channel> {
 }
 
 /// A packed tiny bundle.
+#[derive(Debug)]
 pub struct Packed {
     pub bytes: Vec<u8>,
     /// The unpacked bundle's folder, kept as long as this.

@@ -1,4 +1,5 @@
 //! The arrows between crates point down only, and each outside library has one home.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,11 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 fn metadata() -> Metadata {
-    MetadataCommand::new().no_deps().other_options(["--offline".to_owned()]).exec().expect("cargo metadata runs")
+    MetadataCommand::new()
+        .no_deps()
+        .other_options(["--offline".to_owned()])
+        .exec()
+        .expect("cargo metadata runs")
 }
 
 /// Production dependencies by crate; development ones may point anywhere.

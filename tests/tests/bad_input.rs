@@ -25,12 +25,7 @@ fn with_context(name: &str, floats: Vec<f32>) -> pb::RecommendRequest {
     pb::RecommendRequest { context: [(name.to_owned(), value)].into(), ..good() }
 }
 
-fn bad(
-    what: &'static str,
-    field: &'static str,
-    says: &'static str,
-    request: pb::RecommendRequest,
-) -> Case {
+fn bad(what: &'static str, field: &'static str, says: &'static str, request: pb::RecommendRequest) -> Case {
     Case { what, request, code: Code::InvalidArgument, field, says }
 }
 
@@ -59,12 +54,7 @@ fn cases() -> Vec<Case> {
             field: "",
             says: "99",
         },
-        bad(
-            "version 0",
-            "version",
-            "0",
-            pb::RecommendRequest { target: Some(Target::Version(0)), ..good() },
-        ),
+        bad("version 0", "version", "0", pb::RecommendRequest { target: Some(Target::Version(0)), ..good() }),
         bad(
             "an alias that is none",
             "alias",

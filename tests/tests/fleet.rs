@@ -1,10 +1,11 @@
 //! The main job end to end on tiny bundles: release, answer, restart, and agree with a single-process oracle.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::BTreeMap;
 
 use endcap_bundle::{Bundle, test_util::TinyOptions};
 use endcap_proto::pb::{self, recommend_request::Target};
-use endcap_tests::{MODEL, TestFleet, eventually, query, tiny, timed};
+use endcap_tests::{MODEL, TestFleet, eventually, query, timed, tiny};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_brings_back_versions_aliases_and_history() {
@@ -44,7 +45,8 @@ async fn the_merged_answer_equals_a_single_process_oracle_for_every_shard_count(
             let coverage = quality.coverage.unwrap();
             assert_eq!((coverage.shards_total, coverage.shards_ok), (shards, shards));
             assert_eq!((coverage.items_scored, coverage.items_total), (500, 500));
-            answers.push(answer.items.into_iter().map(|i| (i.item_id, i.score.to_bits())).collect::<Vec<_>>());
+            answers
+                .push(answer.items.into_iter().map(|i| (i.item_id, i.score.to_bits())).collect::<Vec<_>>());
         }
         assert!(answers.iter().all(|items| items.len() == 50));
         // One shard is the oracle: one process, one index, one sort over the whole catalogue.
@@ -109,7 +111,8 @@ async fn user_features_reach_the_ranking_and_their_absence_is_told() {
     assert_eq!(reasons, [pb::DegradationReason::FeaturesMissing]);
 
     let url = format!("http://{}", fleet.fleet.feature_cache);
-    let mut cache = pb::feature_service_client::FeatureServiceClient::new(endcap_tests::channel(&url).unwrap());
+    let mut cache =
+        pb::feature_service_client::FeatureServiceClient::new(endcap_tests::channel(&url).unwrap());
     let value = pb::FeatureValue { floats: vec![5.0], ints: Vec::new() };
     let group = pb::FeatureGroup {
         key: Some(pb::FeatureKey { namespace: "user".into(), entity_id: "ada".into() }),

@@ -1,4 +1,6 @@
 //! Promote and roll back in a loop while clients call as fast as they can: nobody sees it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::disallowed_methods, reason = "clients of the test are nobody's background tasks")]
 
 use std::sync::{
     Arc,
@@ -20,7 +22,8 @@ async fn promoting_and_rolling_back_under_load_fails_nothing_mixes_nothing_and_l
     let mut fleet = TestFleet::start(folder.path(), 2, &[("registry.replicas", "2")]).await.unwrap();
     let first = tiny(&TinyOptions { variant: "first".into(), ..TinyOptions::default() }, 4).unwrap();
     let second =
-        tiny(&TinyOptions { variant: "second".into(), weight_scale: 2.0, ..TinyOptions::default() }, 4).unwrap();
+        tiny(&TinyOptions { variant: "second".into(), weight_scale: 2.0, ..TinyOptions::default() }, 4)
+            .unwrap();
     let one = fleet.release(&first.bytes).await.unwrap();
     let two = fleet.register(&second.bytes).await.unwrap().version;
     fleet.validate(two).await.unwrap();
@@ -92,8 +95,7 @@ async fn pinned(fleet: &mut TestFleet, version: u64) -> Scores {
     let mut gateway = fleet.gateway.clone();
     endcap_tests::eventually("a pinned version is answered", async || {
         let mut request = query("red kettle");
-        request.get_mut().target =
-            Some(endcap_proto::pb::recommend_request::Target::Version(version));
+        request.get_mut().target = Some(endcap_proto::pb::recommend_request::Target::Version(version));
         answer = gateway.recommend(request).await.ok();
         answer.is_some()
     })

@@ -22,7 +22,8 @@ const TOLERANCE: f64 = 0.001;
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::from_args();
-    let data = std::env::var_os("ENDCAP_DATA").map(PathBuf::from).filter(|folder| !folder.as_os_str().is_empty());
+    let data =
+        std::env::var_os("ENDCAP_DATA").map(PathBuf::from).filter(|folder| !folder.as_os_str().is_empty());
     let missing = data.is_none();
     let test = Trial::test("ndcg_through_the_fleet_equals_ndcg_outside_it_on_real_data", move || {
         let data = data.as_deref().ok_or("ENDCAP_DATA is not set")?;

@@ -36,10 +36,7 @@ pub struct PackedFile {
 
 /// Packs a bundle folder into one file. The same bundle gives the same bytes; a failure leaves no file.
 pub fn pack(bundle: &Bundle, out: &Path, progress: &dyn Progress) -> Result<PackedFile, BundleError> {
-    let folder = out
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(BundleError::io("create", folder))?;
     let failed = |action| BundleError::io(action, out);
     let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(failed("create"))?;
@@ -58,13 +55,8 @@ pub fn pack(bundle: &Bundle, out: &Path, progress: &dyn Progress) -> Result<Pack
         .map_err(failed("write"))?;
     temporary.as_file().sync_all().map_err(failed("write"))?;
     let size = temporary.as_file().metadata().map_err(failed("read"))?.len();
-    temporary
-        .persist(out)
-        .map_err(|error| BundleError::io("rename to", out)(error.error))?;
-    Ok(PackedFile {
-        digest: bundle.digest(),
-        size,
-    })
+    temporary.persist(out).map_err(|error| BundleError::io("rename to", out)(error.error))?;
+    Ok(PackedFile { digest: bundle.digest(), size })
 }
 
 fn append(archive: &mut Builder<impl io::Write>, path: &Path, name: &str) -> Result<(), BundleError> {
@@ -75,9 +67,7 @@ fn append(archive: &mut Builder<impl io::Write>, path: &Path, name: &str) -> Res
     header.set_mode(0o644);
     header.set_mtime(0);
     header.set_entry_type(EntryType::Regular);
-    archive
-        .append_data(&mut header, name, &mut file)
-        .map_err(BundleError::io("pack", path))
+    archive.append_data(&mut header, name, &mut file).map_err(BundleError::io("pack", path))
 }
 
 /// Unpacks into a new folder and verifies every digest. Whatever is wrong, nothing is left behind.
@@ -100,9 +90,8 @@ pub fn unpack_within(reader: impl Read, dest: &Path, limit: u64) -> Result<Bundl
     let entries = archive.entries().map_err(|error| not_an_archive(&error))?;
     let mut entries = entries.raw(true);
 
-    let first = entries.next().ok_or_else(|| BundleError::Truncated {
-        after: "before bundle.json".to_owned(),
-    })?;
+    let first =
+        entries.next().ok_or_else(|| BundleError::Truncated { after: "before bundle.json".to_owned() })?;
     let mut first = first.map_err(|error| cut_or_wrong(&error, "before bundle.json"))?;
     let name = regular_file(&first)?;
     if name != MANIFEST {
@@ -110,14 +99,9 @@ pub fn unpack_within(reader: impl Read, dest: &Path, limit: u64) -> Result<Bundl
     }
     check_size(MANIFEST, first.size(), LARGEST_MANIFEST)?;
     let mut bytes = Vec::new();
-    first
-        .read_to_end(&mut bytes)
-        .map_err(|error| cut_or_wrong(&error, "inside bundle.json"))?;
+    first.read_to_end(&mut bytes).map_err(|error| cut_or_wrong(&error, "inside bundle.json"))?;
     let manifest = parse_manifest(&bytes)?;
-    let promised = manifest
-        .files
-        .values()
-        .fold(0_u64, |sum, entry| sum.saturating_add(entry.size));
+    let promised = manifest.files.values().fold(0_u64, |sum, entry| sum.saturating_add(entry.size));
     check_size("the bundle", promised, limit)?;
     let path = scratch.path().join(MANIFEST);
     fs::write(&path, &bytes).map_err(BundleError::io("write", &path))?;
@@ -149,9 +133,7 @@ pub fn unpack_within(reader: impl Read, dest: &Path, limit: u64) -> Result<Bundl
     let tail = io::copy(&mut archive.into_inner().take(LONGEST_TAIL + 1), &mut io::sink())
         .map_err(|error| cut_or_wrong(&error, "after the last file"))?;
     if tail > LONGEST_TAIL {
-        return Err(BundleError::NotAnArchive {
-            detail: "something follows the last file".to_owned(),
-        });
+        return Err(BundleError::NotAnArchive { detail: "something follows the last file".to_owned() });
     }
     match manifest.files.into_keys().find(|file| !seen.contains(file)) {
         Some(file) => Err(BundleError::MissingFile { file }),
@@ -163,52 +145,30 @@ pub fn unpack_within(reader: impl Read, dest: &Path, limit: u64) -> Result<Bundl
 fn regular_file(entry: &tar::Entry<'_, impl Read>) -> Result<String, BundleError> {
     let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
     let kind = entry.header().entry_type();
-    if kind.is_file() {
-        Ok(path)
-    } else {
-        Err(BundleError::NotAFile {
-            path,
-            kind: format!("{kind:?}"),
-        })
-    }
+    if kind.is_file() { Ok(path) } else { Err(BundleError::NotAFile { path, kind: format!("{kind:?}") }) }
 }
 
 /// A header that promises more than the manifest does is refused before a byte is written.
 fn check_size(file: &str, found: u64, limit: u64) -> Result<(), BundleError> {
     if found > limit {
-        return Err(BundleError::TooLarge {
-            file: file.to_owned(),
-            found,
-            limit,
-        });
+        return Err(BundleError::TooLarge { file: file.to_owned(), found, limit });
     }
     Ok(())
 }
 
 fn not_an_archive(error: &io::Error) -> BundleError {
-    BundleError::NotAnArchive {
-        detail: error.to_string(),
-    }
+    BundleError::NotAnArchive { detail: error.to_string() }
 }
 
 fn cut_or_wrong(error: &io::Error, place: &str) -> BundleError {
     let text = error.to_string();
     let cut = error.kind() == io::ErrorKind::UnexpectedEof
-        || [
-            "incomplete frame",
-            "unexpected end",
-            "failed to read entire block",
-            "unexpected EOF",
-        ]
-        .iter()
-        .any(|sign| text.contains(sign));
+        || ["incomplete frame", "unexpected end", "failed to read entire block", "unexpected EOF"]
+            .iter()
+            .any(|sign| text.contains(sign));
     if cut {
-        BundleError::Truncated {
-            after: place.to_owned(),
-        }
+        BundleError::Truncated { after: place.to_owned() }
     } else {
-        BundleError::NotAnArchive {
-            detail: format!("{place}: {text}"),
-        }
+        BundleError::NotAnArchive { detail: format!("{place}: {text}") }
     }
 }

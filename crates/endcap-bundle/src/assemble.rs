@@ -46,9 +46,7 @@ pub fn assemble(
     let mut files = BTreeMap::new();
     let shard_rows = write_shards(source, scratch.path(), options.shards, progress, &mut files)?;
 
-    let mut copied: Vec<String> = [FEATURES, POPULAR, GOLDEN, EVALUATION]
-        .map(str::to_owned)
-        .to_vec();
+    let mut copied: Vec<String> = [FEATURES, POPULAR, GOLDEN, EVALUATION].map(str::to_owned).to_vec();
     copied.push(spec.ranker.file.clone());
     if let Some(encoder) = &spec.encoder {
         copied.extend([encoder.file.clone(), encoder.tokenizer.clone()]);
@@ -61,9 +59,7 @@ pub fn assemble(
         crate::bundle::safe_path(file)?;
         let (from, to) = (source.join(file), scratch.path().join(file));
         if !from.is_file() {
-            return Err(BundleError::MissingFile {
-                file: from.display().to_string(),
-            });
+            return Err(BundleError::MissingFile { file: from.display().to_string() });
         }
         fs::copy(&from, &to).map_err(BundleError::io("copy", &from))?;
         files.insert(file.clone(), entry(&to)?);
@@ -99,23 +95,15 @@ fn write_shards(
     let batch = items::read_batch(&source.join(ITEMS), ITEMS)?;
     let ids = items::ids(&batch, ITEMS)?;
     if ids.is_empty() {
-        return Err(BundleError::NoItems {
-            file: ITEMS.to_owned(),
-        });
+        return Err(BundleError::NoItems { file: ITEMS.to_owned() });
     }
     let batch = items::with_fixed_vectors(batch, &ids, ITEMS)?;
     // By id inside a shard: rows in the order in which ties are broken.
     let mut order: Vec<u32> = (0..u32::try_from(ids.len()).unwrap_or(u32::MAX)).collect();
     order.sort_by(|a, b| ids[*a as usize].cmp(&ids[*b as usize]));
-    if let Some(pair) = order
-        .windows(2)
-        .find(|pair| ids[pair[0] as usize] == ids[pair[1] as usize])
-    {
+    if let Some(pair) = order.windows(2).find(|pair| ids[pair[0] as usize] == ids[pair[1] as usize]) {
         let item_id = ids[pair[0] as usize].clone();
-        return Err(BundleError::DuplicateItem {
-            file: ITEMS.to_owned(),
-            item_id,
-        });
+        return Err(BundleError::DuplicateItem { file: ITEMS.to_owned(), item_id });
     }
     let mut rows: Vec<Vec<u32>> = vec![Vec::new(); shards.get() as usize];
     for row in order {
@@ -148,23 +136,15 @@ impl Scratch {
     pub(crate) fn create(dest: &Path) -> Result<Self, BundleError> {
         let occupied = fs::read_dir(dest).is_ok_and(|mut entries| entries.next().is_some());
         if occupied || dest.is_file() {
-            return Err(BundleError::DestinationExists {
-                path: dest.to_owned(),
-            });
+            return Err(BundleError::DestinationExists { path: dest.to_owned() });
         }
-        let parent = dest
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(BundleError::io("create", parent))?;
         let folder = tempfile::Builder::new()
             .prefix(".incoming-")
             .tempdir_in(parent)
             .map_err(BundleError::io("create a folder in", parent))?;
-        Ok(Self {
-            folder,
-            dest: dest.to_owned(),
-        })
+        Ok(Self { folder, dest: dest.to_owned() })
     }
 
     pub(crate) fn path(&self) -> &Path {

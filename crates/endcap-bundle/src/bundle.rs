@@ -34,17 +34,11 @@ impl Bundle {
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
         let path = dir.join(MANIFEST);
         if !path.is_file() {
-            return Err(BundleError::MissingFile {
-                file: path.display().to_string(),
-            });
+            return Err(BundleError::MissingFile { file: path.display().to_string() });
         }
         let bytes = std::fs::read(&path).map_err(BundleError::io("read", &path))?;
         let manifest = parse_manifest(&bytes)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            manifest,
-            digest: digest::of_bytes(&bytes),
-        })
+        Ok(Self { dir: dir.to_owned(), manifest, digest: digest::of_bytes(&bytes) })
     }
 
     /// SHA-256 of `bundle.json`, which covers every other file.
@@ -101,10 +95,7 @@ impl Bundle {
                 }
                 for shard in shards {
                     if *shard >= count.get() {
-                        return Err(BundleError::NoSuchShard {
-                            shard: *shard,
-                            count: count.get(),
-                        });
+                        return Err(BundleError::NoSuchShard { shard: *shard, count: count.get() });
                     }
                     files.push(shard_file(*shard, count));
                 }
@@ -132,20 +123,13 @@ impl Bundle {
     /// Labelled queries; none if the bundle brings none.
     pub fn labels(&self) -> Result<Vec<LabelledQuery>, BundleError> {
         // By the manifest: a file that only lies there has no digest.
-        if self.manifest.files.contains_key(LABELS) {
-            self.lines(LABELS)
-        } else {
-            Ok(Vec::new())
-        }
+        if self.manifest.files.contains_key(LABELS) { self.lines(LABELS) } else { Ok(Vec::new()) }
     }
 
     pub fn items(&self, shard: ShardIndex) -> Result<ItemTable, BundleError> {
         let count = self.manifest.shard_count;
         if shard >= count.get() {
-            return Err(BundleError::NoSuchShard {
-                shard,
-                count: count.get(),
-            });
+            return Err(BundleError::NoSuchShard { shard, count: count.get() });
         }
         let file = shard_file(shard, count);
         ItemTable::read(&self.path(&file), &file)
@@ -160,11 +144,7 @@ impl Bundle {
     fn lines<T: DeserializeOwned>(&self, file: &'static str) -> Result<Vec<T>, BundleError> {
         let path = self.path(file);
         let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::InvalidData => BundleError::Line {
-                file,
-                line: 1,
-                detail: error.to_string(),
-            },
+            std::io::ErrorKind::InvalidData => BundleError::Line { file, line: 1, detail: error.to_string() },
             _ => BundleError::open(&path, file)(error),
         })?;
         text.lines()
@@ -185,42 +165,24 @@ impl Bundle {
 pub(crate) fn parse_manifest(bytes: &[u8]) -> Result<Manifest, BundleError> {
     // The format first: a newer one may have fields that this build would call mistakes.
     let value: serde_json::Value = serde_json::from_slice(bytes).map_err(BundleError::json(MANIFEST))?;
-    let format = value
-        .get("format")
-        .and_then(serde_json::Value::as_u64)
-        .unwrap_or_default();
+    let format = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or_default();
     if format != u64::from(FORMAT) {
         let found = u32::try_from(format).unwrap_or(u32::MAX);
-        return Err(BundleError::Format {
-            found,
-            expected: FORMAT,
-        });
+        return Err(BundleError::Format { found, expected: FORMAT });
     }
     let manifest: Manifest = serde_json::from_value(value).map_err(BundleError::json(MANIFEST))?;
     for file in manifest.files.keys() {
         safe_path(file)?;
     }
     let wrong = |field: &str, found: String, expected: String| {
-        Err(BundleError::Manifest {
-            file: MANIFEST,
-            field: field.to_owned(),
-            found,
-            expected,
-        })
+        Err(BundleError::Manifest { file: MANIFEST, field: field.to_owned(), found, expected })
     };
     let shards = manifest.shard_count.get() as usize;
     if manifest.shard_rows.len() != shards {
-        return wrong(
-            "shard_rows",
-            format!("{} numbers", manifest.shard_rows.len()),
-            format!("{shards}"),
-        );
+        return wrong("shard_rows", format!("{} numbers", manifest.shard_rows.len()), format!("{shards}"));
     }
     // Saturating: the numbers are anybody's.
-    let rows = manifest
-        .shard_rows
-        .iter()
-        .fold(0_u64, |sum, rows| sum.saturating_add(*rows));
+    let rows = manifest.shard_rows.iter().fold(0_u64, |sum, rows| sum.saturating_add(*rows));
     if rows != manifest.items_total {
         return wrong(
             "items_total",
@@ -229,27 +191,15 @@ pub(crate) fn parse_manifest(bytes: &[u8]) -> Result<Manifest, BundleError> {
         );
     }
     if rows == 0 {
-        return Err(BundleError::NoItems {
-            file: MANIFEST.to_owned(),
-        });
+        return Err(BundleError::NoItems { file: MANIFEST.to_owned() });
     }
-    let mut required: Vec<String> = [FEATURES, POPULAR, GOLDEN, EVALUATION]
-        .map(str::to_owned)
-        .to_vec();
+    let mut required: Vec<String> = [FEATURES, POPULAR, GOLDEN, EVALUATION].map(str::to_owned).to_vec();
     required.push(manifest.spec.ranker.file.clone());
     if let Some(encoder) = &manifest.spec.encoder {
         required.extend([encoder.file.clone(), encoder.tokenizer.clone()]);
     }
-    required.extend(
-        manifest
-            .shard_count
-            .indices()
-            .map(|shard| shard_file(shard, manifest.shard_count)),
-    );
-    match required
-        .into_iter()
-        .find(|file| !manifest.files.contains_key(file))
-    {
+    required.extend(manifest.shard_count.indices().map(|shard| shard_file(shard, manifest.shard_count)));
+    match required.into_iter().find(|file| !manifest.files.contains_key(file)) {
         Some(file) => Err(BundleError::MissingFile { file }),
         None => Ok(manifest),
     }
@@ -263,9 +213,7 @@ pub(crate) fn safe_path(file: &str) -> Result<(), BundleError> {
     if plain && file.split('/').all(legal) && file != MANIFEST {
         Ok(())
     } else {
-        Err(BundleError::UnsafePath {
-            path: file.chars().take(200).collect(),
-        })
+        Err(BundleError::UnsafePath { path: file.chars().take(200).collect() })
     }
 }
 
@@ -276,23 +224,13 @@ pub(crate) fn compare(
     (found, size): (Digest, u64),
 ) -> Result<(), BundleError> {
     let Some(entry) = entry else {
-        return Err(BundleError::UnknownFile {
-            file: file.to_owned(),
-        });
+        return Err(BundleError::UnknownFile { file: file.to_owned() });
     };
     if entry.size != size {
-        return Err(BundleError::SizeMismatch {
-            file: file.to_owned(),
-            expected: entry.size,
-            found: size,
-        });
+        return Err(BundleError::SizeMismatch { file: file.to_owned(), expected: entry.size, found: size });
     }
     if entry.sha256 != found {
-        return Err(BundleError::DigestMismatch {
-            file: file.to_owned(),
-            expected: entry.sha256,
-            found,
-        });
+        return Err(BundleError::DigestMismatch { file: file.to_owned(), expected: entry.sha256, found });
     }
     Ok(())
 }

@@ -39,9 +39,7 @@ impl Bundle {
             }
         }
         if all.is_empty() {
-            return Err(BundleError::NoItems {
-                file: "items".to_owned(),
-            });
+            return Err(BundleError::NoItems { file: "items".to_owned() });
         }
         Ok(all)
     }
@@ -50,51 +48,29 @@ impl Bundle {
     pub fn check_shard(&self, table: &ItemTable, shard: ShardIndex) -> Result<(), BundleError> {
         let count = self.manifest().shard_count;
         let file = shard_file(shard, count);
-        let expected = self
-            .manifest()
-            .shard_rows
-            .get(shard as usize)
-            .copied()
-            .unwrap_or_default();
+        let expected = self.manifest().shard_rows.get(shard as usize).copied().unwrap_or_default();
         if table.len() as u64 != expected {
-            return Err(BundleError::RowCount {
-                file,
-                found: table.len() as u64,
-                expected,
-            });
+            return Err(BundleError::RowCount { file, found: table.len() as u64, expected });
         }
         for item_id in &table.ids {
             let expected = shard_of(item_id, count);
             if expected != shard {
-                return Err(BundleError::WrongShard {
-                    file,
-                    item_id: item_id.clone(),
-                    expected,
-                });
+                return Err(BundleError::WrongShard { file, item_id: item_id.clone(), expected });
             }
         }
         let mut seen = HashSet::with_capacity(table.len());
         if let Some(item_id) = table.ids.iter().find(|item_id| !seen.insert(item_id.as_str())) {
-            return Err(BundleError::DuplicateItem {
-                file,
-                item_id: item_id.clone(),
-            });
+            return Err(BundleError::DuplicateItem { file, item_id: item_id.clone() });
         }
         // Workers break ties by row.
         if let Some(pair) = table.ids.windows(2).find(|pair| pair[0] > pair[1]) {
-            return Err(BundleError::ItemOrder {
-                file,
-                item_id: pair[1].clone(),
-            });
+            return Err(BundleError::ItemOrder { file, item_id: pair[1].clone() });
         }
         let Some(encoder) = &self.spec().encoder else {
             return Ok(());
         };
         match &table.vectors {
-            None => Err(BundleError::VectorsMissing {
-                file,
-                needed_by: encoder.file.clone(),
-            }),
+            None => Err(BundleError::VectorsMissing { file, needed_by: encoder.file.clone() }),
             Some(vectors) if vectors.dim != encoder.dim && !table.is_empty() => {
                 Err(BundleError::VectorDimension {
                     file,

@@ -52,11 +52,7 @@ pub enum BundleError {
     #[error(
         "{file} is damaged: expected SHA-256 {expected}, found {found}; fetch it again or pack the bundle again"
     )]
-    DigestMismatch {
-        file: String,
-        expected: Digest,
-        found: Digest,
-    },
+    DigestMismatch { file: String, expected: Digest, found: Digest },
     #[error(
         "{file} is damaged: expected {expected} bytes, found {found}; fetch it again or pack the bundle again"
     )]
@@ -68,12 +64,7 @@ pub enum BundleError {
     #[error("bundle.json has format {found}, this build reads {expected}; pack it again with this build")]
     Format { found: u32, expected: u32 },
     #[error("{field} in {file} is {found}; expected {expected}: mend it and pack the bundle again")]
-    Manifest {
-        file: &'static str,
-        field: String,
-        found: String,
-        expected: String,
-    },
+    Manifest { file: &'static str, field: String, found: String, expected: String },
 
     // ONNX.
     #[error("{file} is not an ONNX model: {detail}; export the model again")]
@@ -85,42 +76,19 @@ pub enum BundleError {
     #[error(
         "the inputs of {file} are {found:?}, model.json binds {expected:?}; bind every graph input once, by its name"
     )]
-    OnnxInputs {
-        file: String,
-        found: Vec<String>,
-        expected: Vec<String>,
-    },
+    OnnxInputs { file: String, found: Vec<String>, expected: Vec<String> },
     #[error("{file} has the outputs {found:?}, model.json names {expected:?}; name one of the outputs")]
-    OnnxOutput {
-        file: String,
-        found: Vec<String>,
-        expected: String,
-    },
+    OnnxOutput { file: String, found: Vec<String>, expected: String },
     #[error(
         "{value:?} of {file} has element type {found}; expected {expected}: change the graph or the features"
     )]
-    OnnxType {
-        file: String,
-        value: String,
-        found: String,
-        expected: String,
-    },
+    OnnxType { file: String, value: String, found: String, expected: String },
     #[error("{value:?} of {file} has shape {found}; expected {expected}: change the graph or the features")]
-    OnnxShape {
-        file: String,
-        value: String,
-        found: String,
-        expected: String,
-    },
+    OnnxShape { file: String, value: String, found: String, expected: String },
     #[error(
         "tensor {tensor:?} of {file} holds {found} at position {position}; expected finite weights: train or export the model again"
     )]
-    OnnxNotFinite {
-        file: String,
-        tensor: String,
-        found: f64,
-        position: usize,
-    },
+    OnnxNotFinite { file: String, tensor: String, found: f64, position: usize },
     #[error(
         "{file} uses {op} (node {node:?}), with which a row's score depends on its neighbours in the batch; quantize statically or weights only"
     )]
@@ -132,23 +100,11 @@ pub enum BundleError {
     #[error("features.json declares {feature} twice; keep one")]
     FeatureDuplicate { feature: FeatureName },
     #[error("features.json gives {feature} the width {found}; expected {expected}")]
-    FeatureWidth {
-        feature: FeatureName,
-        found: usize,
-        expected: &'static str,
-    },
+    FeatureWidth { feature: FeatureName, found: usize, expected: &'static str },
     #[error("features.json gives {feature} a default of {found} numbers; expected {expected}, its width")]
-    DefaultWidth {
-        feature: FeatureName,
-        found: usize,
-        expected: usize,
-    },
+    DefaultWidth { feature: FeatureName, found: usize, expected: usize },
     #[error("features.json gives {feature} a default of type {found:?}; expected {expected:?}, its dtype")]
-    DefaultType {
-        feature: FeatureName,
-        found: DType,
-        expected: DType,
-    },
+    DefaultType { feature: FeatureName, found: DType, expected: DType },
     #[error("features.json gives {feature} a default that is not finite; expected finite numbers")]
     DefaultNotFinite { feature: FeatureName },
     #[error(
@@ -160,38 +116,19 @@ pub enum BundleError {
     )]
     ComputeNotAllowed { feature: FeatureName },
     #[error("features.json computes {feature} by {found}; expected {expected}")]
-    ComputeWrong {
-        feature: FeatureName,
-        found: String,
-        expected: String,
-    },
+    ComputeWrong { feature: FeatureName, found: String, expected: String },
     #[error(
         "input {input:?} of the ranker mixes {first:?} and {feature} of {found:?}; expected one dtype per input"
     )]
-    MixedTypes {
-        input: String,
-        first: DType,
-        feature: FeatureName,
-        found: DType,
-    },
+    MixedTypes { input: String, first: DType, feature: FeatureName, found: DType },
     #[error(
         "{file} has no column {column:?}, which {needed_by} needs; it has {found:?}: add it, or change features.json"
     )]
-    ColumnMissing {
-        file: String,
-        column: String,
-        needed_by: FeatureName,
-        found: Vec<String>,
-    },
+    ColumnMissing { file: String, column: String, needed_by: FeatureName, found: Vec<String> },
     #[error(
         "column {column:?} of {file} is {found}; expected {expected}: convert it, or change features.json"
     )]
-    ColumnType {
-        file: String,
-        column: String,
-        found: String,
-        expected: String,
-    },
+    ColumnType { file: String, column: String, found: String, expected: String },
 
     // Items.
     #[error("{file} is not a readable parquet file: {detail}; write it again")]
@@ -199,11 +136,7 @@ pub enum BundleError {
     #[error("{file} has no items; a bundle needs at least one")]
     NoItems { file: String },
     #[error("row {row} of {file} has the item_id {found:?}; expected 1 to 512 bytes of text")]
-    ItemId {
-        file: String,
-        row: usize,
-        found: Option<String>,
-    },
+    ItemId { file: String, row: usize, found: Option<String> },
     #[error("item {item_id:?} is in {file} more than once; expected unique item ids: remove the others")]
     DuplicateItem { file: String, item_id: ItemId },
     #[error("item {item_id:?} is out of order in {file}; expected ascending item ids: pack the bundle again")]
@@ -211,31 +144,17 @@ pub enum BundleError {
     #[error(
         "item {item_id:?} is in {file} but hashes to shard {expected}; partition with `endcap bundle pack`"
     )]
-    WrongShard {
-        file: String,
-        item_id: ItemId,
-        expected: ShardIndex,
-    },
+    WrongShard { file: String, item_id: ItemId, expected: ShardIndex },
     #[error("{file} has {found} rows, bundle.json says {expected}; pack the bundle again")]
     RowCount { file: String, found: u64, expected: u64 },
     #[error("{file} has no `vector` column, which {needed_by} needs; add it")]
     VectorsMissing { file: String, needed_by: String },
     #[error("the vector of item {item_id:?} in {file} has {found} numbers; expected {expected}")]
-    VectorDimension {
-        file: String,
-        item_id: ItemId,
-        found: usize,
-        expected: usize,
-    },
+    VectorDimension { file: String, item_id: ItemId, found: usize, expected: usize },
     #[error(
         "the vector of item {item_id:?} in {file} holds {found} at position {position}; expected finite numbers"
     )]
-    VectorNotFinite {
-        file: String,
-        item_id: ItemId,
-        found: f32,
-        position: usize,
-    },
+    VectorNotFinite { file: String, item_id: ItemId, found: f32, position: usize },
 
     // popular.json, golden.jsonl, evaluation.json, labels.jsonl, tokenizer.json.
     #[error("popular.json names {item_id:?} ({list}), which is not in the catalogue; remove it")]
@@ -247,25 +166,11 @@ pub enum BundleError {
     #[error("golden.jsonl has no requests; a replica proves itself by them: record at least one")]
     GoldenEmpty,
     #[error("line {line} of {file} cannot be read: {detail}; mend it")]
-    Line {
-        file: &'static str,
-        line: usize,
-        detail: String,
-    },
+    Line { file: &'static str, line: usize, detail: String },
     #[error("line {line} of golden.jsonl has {found} {field}; expected {expected}")]
-    GoldenLength {
-        line: usize,
-        field: String,
-        found: usize,
-        expected: usize,
-    },
+    GoldenLength { line: usize, field: String, found: usize, expected: usize },
     #[error("line {line} of golden.jsonl: {field} is {found}; expected {expected}")]
-    GoldenValue {
-        line: usize,
-        field: String,
-        found: String,
-        expected: String,
-    },
+    GoldenValue { line: usize, field: String, found: String, expected: String },
     #[error("line {line} of golden.jsonl names item {item_id:?}, which is not in the catalogue")]
     GoldenUnknownItem { line: usize, item_id: ItemId },
 
@@ -289,28 +194,19 @@ pub enum BundleError {
 
 impl BundleError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::Io { action, path: path.to_owned(), source }
     }
 
     /// Of opening a file of a bundle or its source: one that is not there is a mistake of whoever made it.
     pub(crate) fn open(path: &Path, file: &str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| match source.kind() {
-            std::io::ErrorKind::NotFound => Self::MissingFile {
-                file: file.to_owned(),
-            },
+            std::io::ErrorKind::NotFound => Self::MissingFile { file: file.to_owned() },
             _ => Self::io("open", path)(source),
         }
     }
 
     pub(crate) fn json(file: &str) -> impl FnOnce(serde_json::Error) -> Self {
-        move |error| Self::Json {
-            file: file.to_owned(),
-            detail: error.to_string(),
-        }
+        move |error| Self::Json { file: file.to_owned(), detail: error.to_string() }
     }
 }
 

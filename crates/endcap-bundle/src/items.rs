@@ -120,10 +120,8 @@ fn narrow(file: &str, name: &str, column: &ArrayRef) -> Result<ArrayRef, BundleE
             });
         }
     };
-    cast(column, &target).map_err(|error| BundleError::Parquet {
-        file: file.to_owned(),
-        detail: error.to_string(),
-    })
+    cast(column, &target)
+        .map_err(|error| BundleError::Parquet { file: file.to_owned(), detail: error.to_string() })
 }
 
 fn vector_column(file: &str, kind: &DataType) -> Result<(), BundleError> {
@@ -133,10 +131,7 @@ fn vector_column(file: &str, kind: &DataType) -> Result<(), BundleError> {
         }
         _ => None,
     };
-    if matches!(
-        item,
-        Some(DataType::Float16 | DataType::Float32 | DataType::Float64)
-    ) {
+    if matches!(item, Some(DataType::Float16 | DataType::Float32 | DataType::Float64)) {
         return Ok(());
     }
     Err(BundleError::ColumnType {
@@ -195,10 +190,7 @@ impl ItemTable {
     }
 
     pub(crate) fn from_batch(batch: &RecordBatch, file: &str) -> Result<Self, BundleError> {
-        let mut table = Self {
-            ids: ids(batch, file)?,
-            ..Self::default()
-        };
+        let mut table = Self { ids: ids(batch, file)?, ..Self::default() };
         for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
             match field.name().as_str() {
                 ITEM_ID => {}
@@ -219,15 +211,12 @@ impl ItemTable {
 }
 
 pub(crate) fn ids(batch: &RecordBatch, file: &str) -> Result<Vec<ItemId>, BundleError> {
-    let column = batch
-        .column_by_name(ITEM_ID)
-        .and_then(|column| column.as_any().downcast_ref::<StringArray>());
+    let column =
+        batch.column_by_name(ITEM_ID).and_then(|column| column.as_any().downcast_ref::<StringArray>());
     let column = column.ok_or_else(|| BundleError::ColumnType {
         file: file.to_owned(),
         column: ITEM_ID.to_owned(),
-        found: batch
-            .column_by_name(ITEM_ID)
-            .map_or("absent".to_owned(), |c| c.data_type().to_string()),
+        found: batch.column_by_name(ITEM_ID).map_or("absent".to_owned(), |c| c.data_type().to_string()),
         expected: "text".to_owned(),
     })?;
     let legal = |id: &str| (1..=LONGEST_ID).contains(&id.len());
@@ -248,22 +237,16 @@ pub(crate) fn ids(batch: &RecordBatch, file: &str) -> Result<Vec<ItemId>, Bundle
 fn to_column(column: &ArrayRef) -> Option<Column> {
     let any = column.as_any();
     if let Some(texts) = any.downcast_ref::<StringArray>() {
-        return Some(Column::Text(
-            texts.iter().map(|text| text.map(str::to_owned)).collect(),
-        ));
+        return Some(Column::Text(texts.iter().map(|text| text.map(str::to_owned)).collect()));
     }
     if let Some(floats) = any.downcast_ref::<Float32Array>() {
         return Some(Column::F32(floats.iter().collect()));
     }
-    any.downcast_ref::<Int64Array>()
-        .map(|ints| Column::I64(ints.iter().collect()))
+    any.downcast_ref::<Int64Array>().map(|ints| Column::I64(ints.iter().collect()))
 }
 
 fn vectors(column: &ArrayRef, ids: &[ItemId], file: &str) -> Result<Vectors, BundleError> {
-    let mut vectors = Vectors {
-        dim: 0,
-        data: Vec::new(),
-    };
+    let mut vectors = Vectors { dim: 0, data: Vec::new() };
     let rows: Vec<Option<ArrayRef>> =
         if let Some(lists) = column.as_any().downcast_ref::<FixedSizeListArray>() {
             // Known even where a shard has no items.
@@ -309,20 +292,14 @@ fn vectors(column: &ArrayRef, ids: &[ItemId], file: &str) -> Result<Vectors, Bun
 
 fn numbers(row: &ArrayRef) -> Vec<f32> {
     if let Some(halves) = row.as_any().downcast_ref::<Float16Array>() {
-        return halves
-            .iter()
-            .map(|value| value.map_or(f32::NAN, half::f16::to_f32))
-            .collect();
+        return halves.iter().map(|value| value.map_or(f32::NAN, half::f16::to_f32)).collect();
     }
     if let Some(floats) = row.as_any().downcast_ref::<Float32Array>() {
         return floats.iter().map(|value| value.unwrap_or(f32::NAN)).collect();
     }
     if let Some(doubles) = row.as_any().downcast_ref::<Float64Array>() {
         #[expect(clippy::cast_possible_truncation, reason = "vectors are held as f32")]
-        return doubles
-            .iter()
-            .map(|value| value.map_or(f32::NAN, |value| value as f32))
-            .collect();
+        return doubles.iter().map(|value| value.map_or(f32::NAN, |value| value as f32)).collect();
     }
     Vec::new()
 }
@@ -345,11 +322,7 @@ pub(crate) fn with_fixed_vectors(
     let width = i32::try_from(found.dim).unwrap_or(i32::MAX);
     let numbers: ArrayRef = if is_half(column.data_type()) {
         Arc::new(
-            found
-                .data
-                .into_iter()
-                .map(|value| Some(half::f16::from_f32(value)))
-                .collect::<Float16Array>(),
+            found.data.into_iter().map(|value| Some(half::f16::from_f32(value))).collect::<Float16Array>(),
         )
     } else {
         Arc::new(Float32Array::from(found.data))
@@ -358,11 +331,7 @@ pub(crate) fn with_fixed_vectors(
     let lists: ArrayRef = Arc::new(FixedSizeListArray::try_new(item, width, numbers, None).map_err(refused)?);
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        let column = if field.name() == VECTOR {
-            Arc::clone(&lists)
-        } else {
-            Arc::clone(column)
-        };
+        let column = if field.name() == VECTOR { Arc::clone(&lists) } else { Arc::clone(column) };
         fields.push(Field::new(field.name(), column.data_type().clone(), true));
         columns.push(column);
     }

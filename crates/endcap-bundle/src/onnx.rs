@@ -162,10 +162,7 @@ pub(crate) fn type_name(elem_type: i32) -> String {
 
 /// Reads a model and refuses what must not be in one.
 pub(crate) fn read(bytes: Bytes, file: &str) -> Result<Graph, BundleError> {
-    let refused = |detail: &str| BundleError::NotOnnx {
-        file: file.to_owned(),
-        detail: detail.to_owned(),
-    };
+    let refused = |detail: &str| BundleError::NotOnnx { file: file.to_owned(), detail: detail.to_owned() };
     let model = Model::decode(bytes).map_err(|error| refused(&error.to_string()))?;
     if model.ir_version <= 0 || model.opset_import.is_empty() {
         return Err(refused("it has no IR version or no operator set"));
@@ -189,11 +186,7 @@ fn inspect_nodes(nodes: &[Node], file: &str) -> Result<(), BundleError> {
     for node in nodes {
         if node.op_type.starts_with(BATCH_DEPENDENT) {
             let (node, op) = (node.name.clone(), node.op_type.clone());
-            return Err(BundleError::DynamicQuantization {
-                file: file.to_owned(),
-                node,
-                op,
-            });
+            return Err(BundleError::DynamicQuantization { file: file.to_owned(), node, op });
         }
         for attribute in &node.attribute {
             finite(
@@ -214,18 +207,11 @@ fn inspect_nodes(nodes: &[Node], file: &str) -> Result<(), BundleError> {
 
 fn inspect_tensor(tensor: &Tensor, name: &str, file: &str) -> Result<(), BundleError> {
     if tensor.data_location == EXTERNAL {
-        return Err(BundleError::ExternalData {
-            file: file.to_owned(),
-            tensor: name.to_owned(),
-        });
+        return Err(BundleError::ExternalData { file: file.to_owned(), tensor: name.to_owned() });
     }
     // A tensor's numbers are either in `raw_data` or in the field of their type.
     let raw = &tensor.raw_data;
-    let halves = raw
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|bytes| u16::from_le_bytes(*bytes));
+    let halves = raw.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -234,31 +220,15 @@ fn inspect_tensor(tensor: &Tensor, name: &str, file: &str) -> Result<(), BundleE
     let halves = halves.chain(tensor.int32_data.iter().map(|bits| *bits as u16));
     match tensor.data_type {
         FLOAT => {
-            let raw = raw
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|bytes| f32::from_le_bytes(*bytes));
-            finite(
-                raw.chain(tensor.float_data.iter().copied()).map(f64::from),
-                name,
-                file,
-            )
+            let raw = raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            finite(raw.chain(tensor.float_data.iter().copied()).map(f64::from), name, file)
         }
         DOUBLE => {
-            let raw = raw
-                .as_chunks::<8>()
-                .0
-                .iter()
-                .map(|bytes| f64::from_le_bytes(*bytes));
+            let raw = raw.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes));
             finite(raw.chain(tensor.double_data.iter().copied()), name, file)
         }
         FLOAT16 => finite(halves.map(|bits| half::f16::from_bits(bits).to_f64()), name, file),
-        BFLOAT16 => finite(
-            halves.map(|bits| half::bf16::from_bits(bits).to_f64()),
-            name,
-            file,
-        ),
+        BFLOAT16 => finite(halves.map(|bits| half::bf16::from_bits(bits).to_f64()), name, file),
         _ => Ok(()),
     }
 }
@@ -278,22 +248,13 @@ fn finite(mut values: impl Iterator<Item = f64>, tensor: &str, file: &str) -> Re
 
 impl ValueInfo {
     pub(crate) fn elem_type(&self) -> i32 {
-        self.value_type
-            .as_ref()
-            .and_then(|t| t.tensor.as_ref())
-            .map_or(0, |tensor| tensor.elem_type)
+        self.value_type.as_ref().and_then(|t| t.tensor.as_ref()).map_or(0, |tensor| tensor.elem_type)
     }
 
     /// Dimensions; `None` for a dynamic one. Nothing when the graph does not say.
     pub(crate) fn dims(&self) -> Option<Vec<Option<i64>>> {
         let shape = self.value_type.as_ref()?.tensor.as_ref()?.shape.as_ref()?;
-        Some(
-            shape
-                .dim
-                .iter()
-                .map(|dim| (dim.value > 0).then_some(dim.value))
-                .collect(),
-        )
+        Some(shape.dim.iter().map(|dim| (dim.value > 0).then_some(dim.value)).collect())
     }
 }
 

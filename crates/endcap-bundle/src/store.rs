@@ -44,20 +44,12 @@ impl BundleStore {
             source,
         })?;
         let objects = objects.with_fsync(true).with_automatic_cleanup(true);
-        Ok(Self {
-            objects: Arc::new(objects),
-            local: Some(folder),
-            cache: cache.to_owned(),
-        })
+        Ok(Self { objects: Arc::new(objects), local: Some(folder), cache: cache.to_owned() })
     }
 
     /// A store that is not a folder of this machine. `cache` is where fetched bundles are kept.
     pub fn remote(objects: Arc<dyn ObjectStore>, cache: &Path) -> Self {
-        Self {
-            objects,
-            local: None,
-            cache: cache.to_owned(),
-        }
+        Self { objects, local: None, cache: cache.to_owned() }
     }
 
     /// Stores a bundle under its digest. Idempotent. After a failure nothing of it is left.
@@ -83,35 +75,20 @@ impl BundleStore {
     }
 
     async fn put_files(&self, bundle: &Bundle) -> Result<(), BundleError> {
-        let files = bundle
-            .manifest()
-            .files
-            .keys()
-            .map(String::as_str)
-            .chain([MANIFEST]);
+        let files = bundle.manifest().files.keys().map(String::as_str).chain([MANIFEST]);
         for file in files {
-            self.put_file(&bundle.path(file), object_path(bundle.digest(), file))
-                .await?;
+            self.put_file(&bundle.path(file), object_path(bundle.digest(), file)).await?;
         }
         Ok(())
     }
 
     async fn put_file(&self, path: &Path, object: ObjectPath) -> Result<(), BundleError> {
         let what = object.to_string();
-        let failed = |source| BundleError::Store {
-            action: "write",
-            what: what.clone(),
-            source,
-        };
+        let failed = |source| BundleError::Store { action: "write", what: what.clone(), source };
         let broken = |error: std::io::Error| {
-            failed(object_store::Error::Generic {
-                store: "bundles",
-                source: error.into(),
-            })
+            failed(object_store::Error::Generic { store: "bundles", source: error.into() })
         };
-        let mut file = tokio::fs::File::open(path)
-            .await
-            .map_err(BundleError::io("open", path))?;
+        let mut file = tokio::fs::File::open(path).await.map_err(BundleError::io("open", path))?;
         let mut writer = BufWriter::with_capacity(Arc::clone(&self.objects), object, PIECE);
         loop {
             let mut piece = Vec::with_capacity(PIECE);
@@ -142,11 +119,7 @@ impl BundleStore {
             let bundle = Bundle::open(&folder)?;
             if bundle.digest() != digest {
                 let (file, found) = (MANIFEST.to_owned(), bundle.digest());
-                return Err(BundleError::DigestMismatch {
-                    file,
-                    expected: digest,
-                    found,
-                });
+                return Err(BundleError::DigestMismatch { file, expected: digest, found });
             }
             bundle.verify(&parts)?;
             Ok(bundle)
@@ -159,21 +132,13 @@ impl BundleStore {
         match self.objects.head(&object).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(source) => Err(BundleError::Store {
-                action: "look for",
-                what: object.to_string(),
-                source,
-            }),
+            Err(source) => Err(BundleError::Store { action: "look for", what: object.to_string(), source }),
         }
     }
 
     /// Removes a bundle. Idempotent.
     pub async fn delete(&self, digest: Digest) -> Result<(), BundleError> {
-        let failed = |source| BundleError::Store {
-            action: "delete",
-            what: digest.to_hex(),
-            source,
-        };
+        let failed = |source| BundleError::Store { action: "delete", what: digest.to_hex(), source };
         let mut objects: Vec<ObjectPath> = self
             .objects
             .list(Some(&ObjectPath::from(digest.to_hex())))
@@ -219,15 +184,9 @@ impl BundleStore {
             return Ok(());
         }
         let object = object_path(bundle, file);
-        let failed = |source| BundleError::Store {
-            action: "read",
-            what: object.to_string(),
-            source,
-        };
+        let failed = |source| BundleError::Store { action: "read", what: object.to_string(), source };
         let parent = path.parent().unwrap_or(folder);
-        tokio::fs::create_dir_all(parent)
-            .await
-            .map_err(BundleError::io("create", parent))?;
+        tokio::fs::create_dir_all(parent).await.map_err(BundleError::io("create", parent))?;
         // A name of its own for every attempt: two fetches of one file must not write into each other.
         let temporary =
             tempfile::NamedTempFile::new_in(parent).map_err(BundleError::io("create a file in", parent))?;
@@ -235,16 +194,10 @@ impl BundleStore {
         let mut out = tokio::fs::File::from_std(out);
         let mut pieces = self.objects.get(&object).await.map_err(failed)?.into_stream();
         while let Some(piece) = pieces.try_next().await.map_err(failed)? {
-            out.write_all(&piece)
-                .await
-                .map_err(BundleError::io("write", &temporary))?;
+            out.write_all(&piece).await.map_err(BundleError::io("write", &temporary))?;
         }
-        out.sync_all()
-            .await
-            .map_err(BundleError::io("write", &temporary))?;
-        temporary
-            .persist(&path)
-            .map_err(|error| BundleError::io("rename to", &path)(error.error))
+        out.sync_all().await.map_err(BundleError::io("write", &temporary))?;
+        temporary.persist(&path).map_err(|error| BundleError::io("rename to", &path)(error.error))
     }
 }
 
@@ -253,9 +206,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BundleError> + Send + 'static,
 ) -> Result<T, BundleError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| BundleError::TaskEnded {
-        detail: error.to_string(),
-    })?
+    done.map_err(|error| BundleError::TaskEnded { detail: error.to_string() })?
 }
 
 fn object_path(digest: Digest, file: &str) -> ObjectPath {

@@ -31,30 +31,18 @@ pub struct TinyOptions {
 
 impl Default for TinyOptions {
     fn default() -> Self {
-        Self {
-            items: 120,
-            dim: 8,
-            seed: 7,
-            variant: "a".to_owned(),
-            weight_scale: 1.0,
-        }
+        Self { items: 120, dim: 8, seed: 7, variant: "a".to_owned(), weight_scale: 1.0 }
     }
 }
 
 /// Words that items and queries are made of; the tokenizer knows these and no others.
-const WORDS: [&str; 12] = [
-    "red", "blue", "green", "small", "large", "kettle", "lamp", "chair", "table", "mug", "without", "steel",
-];
+const WORDS: [&str; 12] =
+    ["red", "blue", "green", "small", "large", "kettle", "lamp", "chair", "table", "mug", "without", "steel"];
 const DEPTH: u32 = 60;
 /// Ranker weights, in the order of [`FEATURES`].
 const WEIGHTS: [f32; 5] = [2.0, 0.25, 0.5, 0.125, 0.03125];
-const FEATURES: [&str; 5] = [
-    "match.cosine",
-    "match.overlap_name",
-    "item.rating",
-    "user.affinity",
-    "context.hour",
-];
+const FEATURES: [&str; 5] =
+    ["match.cosine", "match.overlap_name", "item.rating", "user.affinity", "context.hour"];
 /// Rating of items that have none.
 const DEFAULT_RATING: f32 = 3.0;
 
@@ -62,10 +50,7 @@ const DEFAULT_RATING: f32 = 3.0;
 pub fn tiny_bundle(dir: &Path, options: &TinyOptions, shards: ShardCount) -> Result<Bundle, BundleError> {
     let source = dir.join("source");
     tiny_source(&source, options)?;
-    let pack = PackOptions {
-        shards,
-        created: "2026-01-01T00:00:00Z".to_owned(),
-    };
+    let pack = PackOptions { shards, created: "2026-01-01T00:00:00Z".to_owned() };
     assemble(&source, &dir.join("bundle"), &pack, &())
 }
 
@@ -102,33 +87,15 @@ struct Tiny {
 impl Tiny {
     fn new(options: &TinyOptions) -> Self {
         let mut random = Random(options.seed);
-        let embeddings = (0..(WORDS.len() + 1) * options.dim)
-            .map(|_| random.unit() * 2.0 - 1.0)
-            .collect();
+        let embeddings = (0..(WORDS.len() + 1) * options.dim).map(|_| random.unit() * 2.0 - 1.0).collect();
         let name = |random: &mut Random| {
-            [&WORDS[..3], &WORDS[3..5], &WORDS[5..10]]
-                .map(|words| words[random.below(words.len())])
-                .join(" ")
+            [&WORDS[..3], &WORDS[3..5], &WORDS[5..10]].map(|words| words[random.below(words.len())]).join(" ")
         };
         let names = (0..options.items).map(|_| name(&mut random)).collect();
-        let ratings = (0..options.items)
-            .map(|i| (i % 7 != 3).then(|| 1.0 + random.unit() * 4.0))
-            .collect();
-        let prices = (0..options.items)
-            .map(|_| (random.unit() * 100.0).round())
-            .collect();
-        let weights = WEIGHTS
-            .iter()
-            .map(|weight| weight * options.weight_scale)
-            .collect();
-        Self {
-            options: options.clone(),
-            names,
-            ratings,
-            prices,
-            weights,
-            embeddings,
-        }
+        let ratings = (0..options.items).map(|i| (i % 7 != 3).then(|| 1.0 + random.unit() * 4.0)).collect();
+        let prices = (0..options.items).map(|_| (random.unit() * 100.0).round()).collect();
+        let weights = WEIGHTS.iter().map(|weight| weight * options.weight_scale).collect();
+        Self { options: options.clone(), names, ratings, prices, weights, embeddings }
     }
 
     fn id(row: usize) -> String {
@@ -150,9 +117,7 @@ impl Tiny {
             }
         }
         let norm = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
-        sum.iter()
-            .map(|value| if norm > 0.0 { value / norm } else { 0.0 })
-            .collect()
+        sum.iter().map(|value| if norm > 0.0 { value / norm } else { 0.0 }).collect()
     }
 
     fn spec(&self) -> ModelSpec {
@@ -161,10 +126,7 @@ impl Tiny {
             model: "tiny".parse().unwrap_or_else(|_| unreachable!("a valid name")),
             ranker: RankerSpec {
                 file: "ranker.onnx".to_owned(),
-                inputs: vec![InputBinding {
-                    name: "features".to_owned(),
-                    features,
-                }],
+                inputs: vec![InputBinding { name: "features".to_owned(), features }],
                 output: "score".to_owned(),
             },
             encoder: Some(EncoderSpec {
@@ -185,37 +147,21 @@ impl Tiny {
         let vector = self.vector(&self.names[item]);
         let cosine = vector.iter().zip(query_vector).map(|(a, b)| a * b).sum();
         let words: std::collections::BTreeSet<_> = query.split_whitespace().collect();
-        let overlap = words
-            .iter()
-            .filter(|word| self.names[item].split(' ').any(|w| w == **word))
-            .count();
+        let overlap = words.iter().filter(|word| self.names[item].split(' ').any(|w| w == **word)).count();
         let overlap = u16::try_from(overlap).map_or(0.0, f32::from);
-        vec![
-            cosine,
-            overlap,
-            self.ratings[item].unwrap_or(DEFAULT_RATING),
-            given[0],
-            given[1],
-        ]
+        vec![cosine, overlap, self.ratings[item].unwrap_or(DEFAULT_RATING), given[0], given[1]]
     }
 
     fn golden(&self) -> Vec<GoldenRequest> {
-        let queries = [
-            "red kettle",
-            "blue lamp without steel",
-            "large green chair",
-            "unheard of",
-        ];
+        let queries = ["red kettle", "blue lamp without steel", "large green chair", "unheard of"];
         queries
             .iter()
             .zip([[0.0, 12.0], [1.5, 12.0], [0.0, 3.0], [-1.0, 23.0]])
             .map(|(query, given)| {
                 let query_vector = self.vector(query);
                 let items: Vec<usize> = (0..self.options.items).step_by(3).take(20).collect();
-                let rows: Vec<_> = items
-                    .iter()
-                    .map(|item| self.row(*item, query, &query_vector, given))
-                    .collect();
+                let rows: Vec<_> =
+                    items.iter().map(|item| self.row(*item, query, &query_vector, given)).collect();
                 let score = |row: &Vec<f32>| row.iter().zip(&self.weights).map(|(x, w)| x * w).sum();
                 GoldenRequest {
                     query: (*query).to_owned(),
@@ -259,10 +205,7 @@ impl Tiny {
                 .total_cmp(&self.ratings[*a].unwrap_or_default())
                 .then(a.cmp(b))
         });
-        Popular {
-            overall: rows.into_iter().take(50).map(Self::id).collect(),
-            segments: BTreeMap::new(),
-        }
+        Popular { overall: rows.into_iter().take(50).map(Self::id).collect(), segments: BTreeMap::new() }
     }
 
     fn batch(&self) -> Result<RecordBatch, BundleError> {
@@ -278,10 +221,7 @@ impl Tiny {
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("item_id", Arc::new(StringArray::from(self.ids()))),
             ("name", Arc::new(StringArray::from(self.names.clone()))),
-            (
-                "brand",
-                Arc::new(StringArray::from(vec!["Brasso"; self.options.items])),
-            ),
+            ("brand", Arc::new(StringArray::from(vec!["Brasso"; self.options.items]))),
             ("price", Arc::new(Float32Array::from(self.prices.clone()))),
             ("rating", Arc::new(Float32Array::from(self.ratings.clone()))),
             ("vector", Arc::new(vectors.map_err(failed)?)),
@@ -304,9 +244,7 @@ fn schema() -> FeatureSchema {
         ttl_s: None,
         compute,
     };
-    let overlap = Compute::TokenOverlap {
-        column: "name".to_owned(),
-    };
+    let overlap = Compute::TokenOverlap { column: "name".to_owned() };
     FeatureSchema {
         features: vec![
             spec("match.cosine", 0.0, Some(Compute::VectorScore)),

@@ -19,10 +19,7 @@ use tempfile::TempDir;
 
 fn sound() -> (TempDir, Bundle) {
     let folder = tempfile::tempdir().unwrap();
-    let options = TinyOptions {
-        items: 24,
-        ..TinyOptions::default()
-    };
+    let options = TinyOptions { items: 24, ..TinyOptions::default() };
     let bundle = tiny_bundle(folder.path(), &options, ShardCount::try_from(2).unwrap()).unwrap();
     (folder, bundle)
 }
@@ -42,11 +39,7 @@ struct Entry {
 }
 
 fn file(path: &str, bytes: Vec<u8>) -> Entry {
-    Entry {
-        path: path.to_owned(),
-        kind: EntryType::Regular,
-        bytes,
-    }
+    Entry { path: path.to_owned(), kind: EntryType::Regular, bytes }
 }
 
 /// The entries of a sound archive, in its order.
@@ -132,16 +125,10 @@ fn packing_an_incomplete_bundle_leaves_no_file() {
 fn an_archive_cut_anywhere_is_called_cut() {
     let (_folder, bundle) = sound();
     let whole = packed(&bundle);
-    let cuts = (0..whole.len())
-        .step_by(whole.len() / 50)
-        .chain([1, 2, 3, whole.len() - 4, whole.len() - 1]);
+    let cuts = (0..whole.len()).step_by(whole.len() / 50).chain([1, 2, 3, whole.len() - 4, whole.len() - 1]);
     for cut in cuts {
         let error = refused(&format!("cut at {cut}"), &whole[..cut]);
-        assert!(
-            matches!(error, BundleError::Truncated { .. }),
-            "cut at {cut} of {}: {error}",
-            whole.len()
-        );
+        assert!(matches!(error, BundleError::Truncated { .. }), "cut at {cut} of {}: {error}", whole.len());
         assert_eq!(error.code(), ErrorCode::DataLoss);
     }
 }
@@ -149,106 +136,38 @@ fn an_archive_cut_anywhere_is_called_cut() {
 #[test]
 fn bytes_that_are_no_archive_are_refused() {
     let zipped = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
-    let noise: Vec<u8> = (0..4096_u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
-    for (name, bytes) in [
-        ("text", b"hello, world".to_vec()),
-        ("noise", noise.clone()),
-        ("a packed noise", zipped(&noise)),
-    ] {
-        expect(
-            name,
-            &refused(name, bytes.as_slice()),
-            "NotAnArchive",
-            "endcap bundle pack",
-        );
+    let noise: Vec<u8> = (0..4096_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for (name, bytes) in
+        [("text", b"hello, world".to_vec()), ("noise", noise.clone()), ("a packed noise", zipped(&noise))]
+    {
+        expect(name, &refused(name, bytes.as_slice()), "NotAnArchive", "endcap bundle pack");
     }
     let (_folder, bundle) = sound();
     let mut followed = packed(&bundle);
     followed.extend_from_slice(b"and more");
-    expect(
-        "followed",
-        &refused("followed", followed.as_slice()),
-        "NotAnArchive",
-        "endcap bundle pack",
-    );
+    expect("followed", &refused("followed", followed.as_slice()), "NotAnArchive", "endcap bundle pack");
 }
 
 type Damage = fn(&mut Vec<Entry>);
 
 /// What is wrong, how it is made, the error's variant and a part of its message.
 const HOSTILE: [(&str, Damage, &str, &str); 15] = [
-    (
-        "climbs",
-        |all| all.insert(1, file("../evil", vec![1])),
-        "UnsafePath",
-        "../evil",
-    ),
-    (
-        "climbs within",
-        |all| all.insert(1, file("items/../../evil", vec![1])),
-        "UnsafePath",
-        "climbs",
-    ),
-    (
-        "absolute",
-        |all| all.insert(1, file("/tmp/evil", vec![1])),
-        "UnsafePath",
-        "/tmp/evil",
-    ),
-    (
-        "backslash",
-        |all| all.insert(1, file("..\\evil", vec![1])),
-        "UnsafePath",
-        "evil",
-    ),
-    (
-        "symbolic link",
-        |all| all[2].kind = EntryType::Symlink,
-        "NotAFile",
-        "Symlink",
-    ),
-    (
-        "hard link",
-        |all| all[2].kind = EntryType::Link,
-        "NotAFile",
-        "Link",
-    ),
+    ("climbs", |all| all.insert(1, file("../evil", vec![1])), "UnsafePath", "../evil"),
+    ("climbs within", |all| all.insert(1, file("items/../../evil", vec![1])), "UnsafePath", "climbs"),
+    ("absolute", |all| all.insert(1, file("/tmp/evil", vec![1])), "UnsafePath", "/tmp/evil"),
+    ("backslash", |all| all.insert(1, file("..\\evil", vec![1])), "UnsafePath", "evil"),
+    ("symbolic link", |all| all[2].kind = EntryType::Symlink, "NotAFile", "Symlink"),
+    ("hard link", |all| all[2].kind = EntryType::Link, "NotAFile", "Link"),
     ("device", |all| all[2].kind = EntryType::Char, "NotAFile", "Char"),
     (
         "folder",
-        |all| {
-            all.insert(
-                1,
-                Entry {
-                    path: "items".into(),
-                    kind: EntryType::Directory,
-                    bytes: vec![],
-                },
-            )
-        },
+        |all| all.insert(1, Entry { path: "items".into(), kind: EntryType::Directory, bytes: vec![] }),
         "NotAFile",
         "Directory",
     ),
-    (
-        "manifest later",
-        |all| all.swap(0, 1),
-        "ManifestNotFirst",
-        "encoder.onnx",
-    ),
-    (
-        "manifest twice",
-        |all| all.push(file("bundle.json", vec![])),
-        "UnsafePath",
-        "bundle.json",
-    ),
-    (
-        "unlisted",
-        |all| all.push(file("extra.txt", vec![])),
-        "UnknownFile",
-        "extra.txt",
-    ),
+    ("manifest later", |all| all.swap(0, 1), "ManifestNotFirst", "encoder.onnx"),
+    ("manifest twice", |all| all.push(file("bundle.json", vec![])), "UnsafePath", "bundle.json"),
+    ("unlisted", |all| all.push(file("extra.txt", vec![])), "UnknownFile", "extra.txt"),
     (
         "twice",
         |all| {
@@ -258,24 +177,9 @@ const HOSTILE: [(&str, Damage, &str, &str); 15] = [
         "DuplicateFile",
         "twice",
     ),
-    (
-        "missing",
-        |all| drop(all.pop()),
-        "MissingFile",
-        "tokenizer.json is missing",
-    ),
-    (
-        "shorter",
-        |all| all[2].bytes.truncate(3),
-        "SizeMismatch",
-        "damaged",
-    ),
-    (
-        "longer",
-        |all| all[2].bytes.push(0),
-        "TooLarge",
-        "more than the limit",
-    ),
+    ("missing", |all| drop(all.pop()), "MissingFile", "tokenizer.json is missing"),
+    ("shorter", |all| all[2].bytes.truncate(3), "SizeMismatch", "damaged"),
+    ("longer", |all| all[2].bytes.push(0), "TooLarge", "more than the limit"),
 ];
 
 #[test]
@@ -301,10 +205,7 @@ fn changed_bytes_are_told_with_file_and_both_digests() {
                 assert_eq!(error.code(), ErrorCode::DataLoss);
                 let expected = bundle.manifest().files[&path].sha256.to_hex();
                 let message = error.to_string();
-                assert!(
-                    message.contains(&path) && message.contains(&expected),
-                    "{message}"
-                );
+                assert!(message.contains(&path) && message.contains(&expected), "{message}");
             }
             error => panic!("{path}: {error}"),
         }
@@ -338,12 +239,7 @@ fn a_name_of_a_gigabyte_is_not_read() {
         encoder.write_all(header.as_bytes()).unwrap();
         std::io::copy(&mut std::io::repeat(b'a').take(64 << 20), &mut encoder).unwrap();
         let bomb = encoder.finish().unwrap();
-        expect(
-            "bomb",
-            &refused("bomb", bomb.as_slice()),
-            "NotAFile",
-            "regular files only",
-        );
+        expect("bomb", &refused("bomb", bomb.as_slice()), "NotAFile", "regular files only");
     }
 }
 
@@ -359,12 +255,7 @@ fn padding_after_the_last_file_has_an_end() {
     };
     let folder = tempfile::tempdir().unwrap();
     unpack(zeros(10 << 10).as_slice(), &folder.path().join("bundle")).unwrap();
-    expect(
-        "zeros",
-        &refused("zeros", zeros(64 << 20).as_slice()),
-        "NotAnArchive",
-        "follows the last file",
-    );
+    expect("zeros", &refused("zeros", zeros(64 << 20).as_slice()), "NotAnArchive", "follows the last file");
 }
 
 #[test]
@@ -387,15 +278,9 @@ fn a_bundle_changed_on_disk_is_noticed_in_the_parts_that_are_asked_for() {
     }
     fs::remove_file(bundle.path("popular.json")).unwrap();
     let error = bundle.verify(&Parts::Gateway).unwrap_err();
-    assert!(
-        matches!(&error, BundleError::MissingFile { file } if file == "popular.json"),
-        "{error}"
-    );
+    assert!(matches!(&error, BundleError::MissingFile { file } if file == "popular.json"), "{error}");
     let error = bundle.verify(&Parts::Shards(vec![2])).unwrap_err();
-    assert!(
-        matches!(error, BundleError::NoSuchShard { shard: 2, count: 2 }),
-        "{error}"
-    );
+    assert!(matches!(error, BundleError::NoSuchShard { shard: 2, count: 2 }), "{error}");
     let error = Bundle::open(Path::new("/nowhere")).unwrap_err();
     assert!(matches!(error, BundleError::MissingFile { .. }), "{error}");
 }

@@ -22,10 +22,7 @@ fn catalogue(bundle: &Bundle) -> BTreeMap<ItemId, (ShardIndex, Vec<f32>)> {
         assert!(table.ids.is_sorted());
         let vectors = table.vectors.unwrap();
         for (id, vector) in table.ids.into_iter().zip(vectors.data.chunks(vectors.dim)) {
-            assert!(
-                all.insert(id, (shard, vector.to_vec())).is_none(),
-                "an item in two places"
-            );
+            assert!(all.insert(id, (shard, vector.to_vec())).is_none(), "an item in two places");
         }
     }
     all
@@ -68,37 +65,14 @@ proptest! {
 fn equal_sources_have_equal_digests_and_variants_and_shard_counts_differ() {
     let digest = |options: &TinyOptions, shards: u32| {
         let folder = tempfile::tempdir().unwrap();
-        tiny_bundle(folder.path(), options, ShardCount::try_from(shards).unwrap())
-            .unwrap()
-            .digest()
+        tiny_bundle(folder.path(), options, ShardCount::try_from(shards).unwrap()).unwrap().digest()
     };
-    let base = TinyOptions {
-        items: 30,
-        ..TinyOptions::default()
-    };
+    let base = TinyOptions { items: 30, ..TinyOptions::default() };
     let first = digest(&base, 2);
     assert_eq!(first, digest(&base, 2));
     assert_ne!(first, digest(&base, 3));
-    assert_ne!(
-        first,
-        digest(
-            &TinyOptions {
-                variant: "b".to_owned(),
-                ..base.clone()
-            },
-            2
-        )
-    );
-    assert_ne!(
-        first,
-        digest(
-            &TinyOptions {
-                weight_scale: 2.0,
-                ..base.clone()
-            },
-            2
-        )
-    );
+    assert_ne!(first, digest(&TinyOptions { variant: "b".to_owned(), ..base.clone() }, 2));
+    assert_ne!(first, digest(&TinyOptions { weight_scale: 2.0, ..base.clone() }, 2));
     assert_ne!(first, digest(&TinyOptions { seed: 8, ..base }, 2));
 }
 
@@ -118,19 +92,9 @@ fn each_part_names_the_files_that_its_member_needs() {
         Bundle::open(at.path()).unwrap().verify(parts)
     };
     only(&Parts::Gateway, &["features.json", "popular.json"]).unwrap();
-    let models = [
-        "ranker.onnx",
-        "encoder.onnx",
-        "tokenizer.json",
-        "features.json",
-        "golden.jsonl",
-    ];
+    let models = ["ranker.onnx", "encoder.onnx", "tokenizer.json", "features.json", "golden.jsonl"];
     let second = shard_file(1, count);
-    only(
-        &Parts::Shards(vec![1]),
-        &[&models[..], &[second.as_str()]].concat(),
-    )
-    .unwrap();
+    only(&Parts::Shards(vec![1]), &[&models[..], &[second.as_str()]].concat()).unwrap();
     only(&Parts::Shards(vec![1]), &models).unwrap_err();
     only(&Parts::All, &models).unwrap_err();
 }
@@ -147,22 +111,11 @@ fn progress_is_told_step_by_step() {
     let folder = tempfile::tempdir().unwrap();
     tiny_source(&folder.path().join("source"), &TinyOptions::default()).unwrap();
     let steps = Steps::default();
-    let options = PackOptions {
-        shards: ShardCount::try_from(3).unwrap(),
-        created: "2026-01-01T00:00:00Z".to_owned(),
-    };
-    assemble(
-        &folder.path().join("source"),
-        &folder.path().join("bundle"),
-        &options,
-        &steps,
-    )
-    .unwrap();
+    let options =
+        PackOptions { shards: ShardCount::try_from(3).unwrap(), created: "2026-01-01T00:00:00Z".to_owned() };
+    assemble(&folder.path().join("source"), &folder.path().join("bundle"), &options, &steps).unwrap();
     let steps = steps.0.into_inner().unwrap();
-    let partition: Vec<_> = steps
-        .iter()
-        .filter(|(what, ..)| what == "partition items")
-        .collect();
+    let partition: Vec<_> = steps.iter().filter(|(what, ..)| what == "partition items").collect();
     assert_eq!(partition.len(), 3);
     assert!(steps.iter().all(|(_, done, total)| done <= total));
 }

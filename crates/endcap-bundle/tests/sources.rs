@@ -24,27 +24,18 @@ use parquet::arrow::ArrowWriter;
 const DIM: usize = 2;
 
 fn options(shards: u32) -> PackOptions {
-    PackOptions {
-        shards: ShardCount::try_from(shards).unwrap(),
-        created: "2026-01-01T00:00:00Z".to_owned(),
-    }
+    PackOptions { shards: ShardCount::try_from(shards).unwrap(), created: "2026-01-01T00:00:00Z".to_owned() }
 }
 
 /// A sound source of a model with vectors of two numbers; its items are then replaced.
 fn source(folder: &Path) {
-    let options = TinyOptions {
-        items: 8,
-        dim: DIM,
-        ..TinyOptions::default()
-    };
+    let options = TinyOptions { items: 8, dim: DIM, ..TinyOptions::default() };
     tiny_source(folder, &options).unwrap();
 }
 
 fn write_items(folder: &Path, columns: Vec<(&str, ArrayRef)>) {
-    let fields: Vec<Field> = columns
-        .iter()
-        .map(|(name, column)| Field::new(*name, column.data_type().clone(), true))
-        .collect();
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true)).collect();
     let arrays = columns.into_iter().map(|(_, column)| column).collect();
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
     let file = fs::File::create(folder.join("items.parquet")).unwrap();
@@ -64,22 +55,12 @@ fn fixed(values: ArrayRef, width: i32) -> ArrayRef {
 
 fn list(values: ArrayRef, lengths: &[usize]) -> ArrayRef {
     let item = Arc::new(Field::new("item", values.data_type().clone(), true));
-    Arc::new(ListArray::new(
-        item,
-        OffsetBuffer::from_lengths(lengths.iter().copied()),
-        values,
-        None,
-    ))
+    Arc::new(ListArray::new(item, OffsetBuffer::from_lengths(lengths.iter().copied()), values, None))
 }
 
 fn large_list(values: ArrayRef, lengths: &[usize]) -> ArrayRef {
     let item = Arc::new(Field::new("item", values.data_type().clone(), true));
-    Arc::new(LargeListArray::new(
-        item,
-        OffsetBuffer::from_lengths(lengths.iter().copied()),
-        values,
-        None,
-    ))
+    Arc::new(LargeListArray::new(item, OffsetBuffer::from_lengths(lengths.iter().copied()), values, None))
 }
 
 fn floats(values: &[f32]) -> ArrayRef {
@@ -90,18 +71,9 @@ fn floats(values: &[f32]) -> ArrayRef {
 fn vectors_may_come_as_any_list_of_floats() {
     // Of the same exact numbers in every type.
     let numbers = [0.5_f32, -1.0, 0.25, 2.0, 0.0, 1.5];
-    let halves: ArrayRef = Arc::new(
-        numbers
-            .iter()
-            .map(|v| Some(f16::from_f32(*v)))
-            .collect::<Float16Array>(),
-    );
-    let doubles: ArrayRef = Arc::new(
-        numbers
-            .iter()
-            .map(|v| Some(f64::from(*v)))
-            .collect::<Float64Array>(),
-    );
+    let halves: ArrayRef =
+        Arc::new(numbers.iter().map(|v| Some(f16::from_f32(*v))).collect::<Float16Array>());
+    let doubles: ArrayRef = Arc::new(numbers.iter().map(|v| Some(f64::from(*v))).collect::<Float64Array>());
     let three = [DIM; 3];
     let kinds: [(&str, ArrayRef); 7] = [
         ("fixed f32", fixed(floats(&numbers), 2)),
@@ -120,34 +92,20 @@ fn vectors_may_come_as_any_list_of_floats() {
             vec![("item_id", texts(&["b", "c", "a"])), ("vector", vector)],
         );
         // Far more shards than items: those without any know the vectors' length, too.
-        let bundle = assemble(
-            &folder.path().join("source"),
-            &folder.path().join("bundle"),
-            &options(16),
-            &(),
-        )
-        .unwrap();
+        let bundle =
+            assemble(&folder.path().join("source"), &folder.path().join("bundle"), &options(16), &())
+                .unwrap();
         let tables: Vec<_> = (0..16).map(|shard| bundle.items(shard).unwrap()).collect();
         for table in &tables {
             assert_eq!(table.vectors.as_ref().unwrap().dim, DIM, "{name}");
         }
         let mut items: Vec<_> = tables
             .iter()
-            .flat_map(|table| {
-                table
-                    .ids
-                    .iter()
-                    .cloned()
-                    .zip(table.vectors.as_ref().unwrap().data.chunks(DIM))
-            })
+            .flat_map(|table| table.ids.iter().cloned().zip(table.vectors.as_ref().unwrap().data.chunks(DIM)))
             .collect();
         items.sort_by(|a, b| a.0.cmp(&b.0));
         let expected = [("a", &numbers[4..]), ("b", &numbers[..2]), ("c", &numbers[2..4])];
-        assert_eq!(
-            items.iter().map(|(id, v)| (id.as_str(), *v)).collect::<Vec<_>>(),
-            expected,
-            "{name}"
-        );
+        assert_eq!(items.iter().map(|(id, v)| (id.as_str(), *v)).collect::<Vec<_>>(), expected, "{name}");
     }
 }
 
@@ -156,24 +114,12 @@ fn halves_stay_halves_on_disk() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path().join("source");
     source(&at);
-    let halves: ArrayRef = Arc::new(
-        (0..4)
-            .map(|i| Some(f16::from_f32(i as f32)))
-            .collect::<Float16Array>(),
-    );
-    write_items(
-        &at,
-        vec![("item_id", texts(&["a", "b"])), ("vector", fixed(halves, 2))],
-    );
+    let halves: ArrayRef = Arc::new((0..4).map(|i| Some(f16::from_f32(i as f32))).collect::<Float16Array>());
+    write_items(&at, vec![("item_id", texts(&["a", "b"])), ("vector", fixed(halves, 2))]);
     let bundle = assemble(&at, &folder.path().join("bundle"), &options(1), &()).unwrap();
     let file = fs::File::open(bundle.path("items/shard-00000-of-00001.parquet")).unwrap();
     let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
-    let vector = reader
-        .schema()
-        .field_with_name("vector")
-        .unwrap()
-        .data_type()
-        .clone();
+    let vector = reader.schema().field_with_name("vector").unwrap().data_type().clone();
     assert!(
         matches!(&vector, DataType::FixedSizeList(item, 2) if *item.data_type() == DataType::Float16),
         "{vector}"
@@ -194,18 +140,12 @@ fn columns_become_f32_i64_or_text_and_keep_their_gaps() {
         ("vector", fixed(floats(&[1.0, 2.0, 3.0, 4.0]), 2)),
     ];
     write_items(&at, columns);
-    let table = assemble(&at, &folder.path().join("bundle"), &options(1), &())
-        .unwrap()
-        .items(0)
-        .unwrap();
+    let table = assemble(&at, &folder.path().join("bundle"), &options(1), &()).unwrap().items(0).unwrap();
     assert_eq!(table.ids, ["a", "b"]);
     assert_eq!(table.columns["double"], Column::F32(vec![None, Some(1.5)]));
     assert_eq!(table.columns["small"], Column::I64(vec![Some(-7), None]));
     assert_eq!(table.columns["flag"], Column::I64(vec![None, Some(1)]));
-    assert_eq!(
-        table.columns["text"],
-        Column::Text(vec![None, Some("é".to_owned())])
-    );
+    assert_eq!(table.columns["text"], Column::Text(vec![None, Some("é".to_owned())]));
     assert_eq!(table.vectors.unwrap().data, [3.0, 4.0, 1.0, 2.0]);
 }
 
@@ -220,12 +160,7 @@ struct Case {
 const CASES: &[Case] = &[
     Case {
         name: "no items",
-        damage: |at| {
-            write_items(
-                at,
-                vec![("item_id", texts(&[])), ("vector", fixed(floats(&[]), 2))],
-            )
-        },
+        damage: |at| write_items(at, vec![("item_id", texts(&[])), ("vector", fixed(floats(&[]), 2))]),
         variant: "NoItems",
         expected: &["items.parquet has no items", "at least one"],
     },
@@ -243,12 +178,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "an item without id",
-        damage: |at| {
-            write_items(
-                at,
-                vec![("item_id", Arc::new(StringArray::from(vec![Some("a"), None])))],
-            )
-        },
+        damage: |at| write_items(at, vec![("item_id", Arc::new(StringArray::from(vec![Some("a"), None])))]),
         variant: "ItemId",
         expected: &["row 1 of items.parquet", "None", "1 to 512"],
     },
@@ -275,10 +205,7 @@ const CASES: &[Case] = &[
         damage: |at| {
             write_items(
                 at,
-                vec![
-                    ("item_id", texts(&["a"])),
-                    ("since", Arc::new(Date32Array::from(vec![1]))),
-                ],
+                vec![("item_id", texts(&["a"])), ("since", Arc::new(Date32Array::from(vec![1])))],
             );
         },
         variant: "ColumnType",
@@ -295,12 +222,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "an empty vector",
-        damage: |at| {
-            write_items(
-                at,
-                vec![("item_id", texts(&["a"])), ("vector", list(floats(&[]), &[0]))],
-            )
-        },
+        damage: |at| write_items(at, vec![("item_id", texts(&["a"])), ("vector", list(floats(&[]), &[0]))]),
         variant: "VectorDimension",
         expected: &["item \"a\"", "0 numbers", "expected 1"],
     },
@@ -365,11 +287,7 @@ const CASES: &[Case] = &[
         name: "a ranker outside of the source",
         damage: |at| {
             let spec = fs::read_to_string(at.join("model.json")).unwrap();
-            fs::write(
-                at.join("model.json"),
-                spec.replace("ranker.onnx", "../../ranker.onnx"),
-            )
-            .unwrap();
+            fs::write(at.join("model.json"), spec.replace("ranker.onnx", "../../ranker.onnx")).unwrap();
         },
         variant: "UnsafePath",
         expected: &["../../ranker.onnx"],
@@ -402,18 +320,11 @@ fn a_bad_source_is_refused_by_name_and_leaves_nothing_behind() {
 
 fn expect(case: &Case, error: &BundleError) {
     let (debug, message) = (format!("{error:?}"), error.to_string());
-    assert_eq!(
-        debug.split([' ', '{']).next(),
-        Some(case.variant),
-        "{}: {message}",
-        case.name
-    );
+    assert_eq!(debug.split([' ', '{']).next(), Some(case.variant), "{}: {message}", case.name);
     let mut rest = message.as_str();
     for part in case.expected {
         let found = rest.split_once(part);
-        rest = found
-            .unwrap_or_else(|| panic!("{}: no {part:?} in {message:?}", case.name))
-            .1;
+        rest = found.unwrap_or_else(|| panic!("{}: no {part:?} in {message:?}", case.name)).1;
     }
 }
 
@@ -432,23 +343,8 @@ fn the_items_must_fit_the_model() {
     let rating = || ("rating", floats(&[1.0]));
     let id = || ("item_id", texts(&["item-00000"]));
 
-    let wide = checked(vec![
-        id(),
-        name(),
-        rating(),
-        ("vector", fixed(floats(&[1.0, 2.0, 3.0]), 3)),
-    ]);
-    assert!(
-        matches!(
-            wide,
-            BundleError::VectorDimension {
-                found: 3,
-                expected: 2,
-                ..
-            }
-        ),
-        "{wide}"
-    );
+    let wide = checked(vec![id(), name(), rating(), ("vector", fixed(floats(&[1.0, 2.0, 3.0]), 3))]);
+    assert!(matches!(wide, BundleError::VectorDimension { found: 3, expected: 2, .. }), "{wide}");
     let none = checked(vec![id(), name(), rating()]);
     assert!(matches!(none, BundleError::VectorsMissing { .. }), "{none}");
     let vector = || ("vector", fixed(floats(&[1.0, 2.0]), 2));

@@ -22,10 +22,7 @@ struct Setting {
 impl Setting {
     fn new(remote: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = TinyOptions {
-            items: 24,
-            ..TinyOptions::default()
-        };
+        let options = TinyOptions { items: 24, ..TinyOptions::default() };
         let bundle = tiny_bundle(folder.path(), &options, ShardCount::try_from(2).unwrap()).unwrap();
         let objects = remote.then(|| Arc::new(InMemory::new()));
         let cache = folder.path().join("cache");
@@ -33,12 +30,7 @@ impl Setting {
             Some(objects) => BundleStore::remote(Arc::clone(objects) as Arc<dyn ObjectStore>, &cache),
             None => BundleStore::open(folder.path().join("store").to_str().unwrap(), &cache).unwrap(),
         };
-        Self {
-            folder,
-            bundle,
-            store,
-            objects,
-        }
+        Self { folder, bundle, store, objects }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -69,10 +61,7 @@ async fn conforms(setting: &Setting) {
     let digest = bundle.digest();
     assert!(!store.contains(digest).await.unwrap());
     let error = store.fetch(digest, Parts::All).await.unwrap_err();
-    assert!(
-        matches!(error, BundleError::NotInStore { digest: found } if found == digest),
-        "{error}"
-    );
+    assert!(matches!(error, BundleError::NotInStore { digest: found } if found == digest), "{error}");
     assert_eq!(error.code(), ErrorCode::NotFound);
     // Deleting what is not there is no error.
     store.delete(digest).await.unwrap();
@@ -82,10 +71,7 @@ async fn conforms(setting: &Setting) {
     assert!(store.contains(digest).await.unwrap());
     for parts in [Parts::Gateway, Parts::Shards(vec![1]), Parts::All] {
         let fetched = store.fetch(digest, parts.clone()).await.unwrap();
-        assert_eq!(
-            (fetched.digest(), fetched.manifest()),
-            (digest, bundle.manifest())
-        );
+        assert_eq!((fetched.digest(), fetched.manifest()), (digest, bundle.manifest()));
         fetched.verify(&parts).unwrap();
     }
     store.fetch(digest, Parts::All).await.unwrap().check().unwrap();
@@ -113,11 +99,7 @@ async fn a_remote_store_keeps_bundles() {
 async fn a_folder_is_read_in_place_and_empty_after_a_deletion() {
     let setting = Setting::new(false);
     setting.store.put(&setting.bundle).await.unwrap();
-    let fetched = setting
-        .store
-        .fetch(setting.bundle.digest(), Parts::All)
-        .await
-        .unwrap();
+    let fetched = setting.store.fetch(setting.bundle.digest(), Parts::All).await.unwrap();
     let root = setting.path("store").canonicalize().unwrap();
     assert_eq!(fetched.dir(), root.join(setting.bundle.digest().to_hex()));
     assert_eq!(files_under(&setting.path("cache")), [""; 0]);
@@ -132,10 +114,7 @@ async fn only_the_parts_that_are_asked_for_are_downloaded() {
     let digest = setting.bundle.digest();
     setting.store.fetch(digest, Parts::Gateway).await.unwrap();
     let cached = setting.path("cache").join(digest.to_hex());
-    assert_eq!(
-        files_under(&cached),
-        ["bundle.json", "features.json", "popular.json"]
-    );
+    assert_eq!(files_under(&cached), ["bundle.json", "features.json", "popular.json"]);
     setting.store.fetch(digest, Parts::Shards(vec![1])).await.unwrap();
     assert!(cached.join("items/shard-00001-of-00002.parquet").is_file());
     assert!(!cached.join("items/shard-00000-of-00002.parquet").exists());
@@ -150,11 +129,7 @@ async fn many_fetches_at_once_of_one_bundle_all_succeed() {
         fetched.unwrap();
     }
     let expected = setting.bundle.manifest().files.len() + 1;
-    assert_eq!(
-        files_under(&setting.path("cache")).len(),
-        expected,
-        "temporary files remain"
-    );
+    assert_eq!(files_under(&setting.path("cache")).len(), expected, "temporary files remain");
 }
 
 #[tokio::test]
@@ -172,12 +147,9 @@ async fn a_damaged_cache_mends_itself() {
 
 #[tokio::test]
 async fn damage_in_the_store_is_data_loss() {
-    for (remote, file) in [
-        (false, "ranker.onnx"),
-        (false, "bundle.json"),
-        (true, "ranker.onnx"),
-        (true, "bundle.json"),
-    ] {
+    for (remote, file) in
+        [(false, "ranker.onnx"), (false, "bundle.json"), (true, "ranker.onnx"), (true, "bundle.json")]
+    {
         let setting = Setting::new(remote);
         setting.store.put(&setting.bundle).await.unwrap();
         let digest = setting.bundle.digest();
@@ -238,9 +210,5 @@ fn a_store_is_named_by_a_path_or_a_file_url() {
         assert!(error.to_string().contains("file:///"), "{error}");
     }
     let unknown = Digest::from_bytes([7; 32]);
-    assert!(
-        BundleError::NotInStore { digest: unknown }
-            .to_string()
-            .contains("register it first")
-    );
+    assert!(BundleError::NotInStore { digest: unknown }.to_string().contains("register it first"));
 }

@@ -28,8 +28,11 @@ pub async fn campaign(
 ) -> Result<Leadership, CoordinationError> {
     let prefix = format!("{election}/");
     let key = format!("{prefix}{:016x}", lease.0);
-    let stand =
-        Txn::default().when(Compare::Absent { key: key.clone() }).put_leased(&key, candidate.as_bytes(), lease);
+    let stand = Txn::default().when(Compare::Absent { key: key.clone() }).put_leased(
+        &key,
+        candidate.as_bytes(),
+        lease,
+    );
     coordinator.commit(stand).await?;
     loop {
         let listing = coordinator.list(&prefix).await?;

@@ -4,7 +4,7 @@
 //! [`Mirror`] and [`campaign`] need the port alone, so they work the same over any implementation. This crate is *not*
 //! the place for what the keys mean; that is `endcap-fleet`. Read [`Coordinator`] and [`Mirror`] first.
 
-#[cfg(feature = "test-util")]
+#[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 mod election;
 mod embedded;

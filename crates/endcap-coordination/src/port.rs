@@ -56,7 +56,9 @@ pub enum Op {
         lease: Option<LeaseId>,
     },
     /// Deleting an absent key is no error.
-    Delete { key: String },
+    Delete {
+        key: String,
+    },
 }
 
 /// All changes are applied at one revision if every comparison holds, else none.
@@ -75,21 +77,13 @@ impl Txn {
 
     #[must_use]
     pub fn put(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
-        self.ops.push(Op::Put {
-            key: key.into(),
-            value: value.into(),
-            lease: None,
-        });
+        self.ops.push(Op::Put { key: key.into(), value: value.into(), lease: None });
         self
     }
 
     #[must_use]
     pub fn put_leased(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>, lease: LeaseId) -> Self {
-        self.ops.push(Op::Put {
-            key: key.into(),
-            value: value.into(),
-            lease: Some(lease),
-        });
+        self.ops.push(Op::Put { key: key.into(), value: value.into(), lease: Some(lease) });
         self
     }
 

@@ -47,7 +47,11 @@ impl Session {
     }
 
     /// Puts a key. An error means "not yet": it is remembered and put as soon as the coordinator takes it.
-    pub async fn put(&self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Result<(), CoordinationError> {
+    pub async fn put(
+        &self,
+        key: impl Into<String>,
+        value: impl Into<Vec<u8>>,
+    ) -> Result<(), CoordinationError> {
         let (key, value) = (key.into(), value.into());
         let mut state = self.inner.state.lock().await;
         state.keys.insert(key.clone(), value.clone());

@@ -32,7 +32,8 @@ pub(crate) fn groups(wire: pb::PutFeaturesRequest) -> Result<Vec<Put>, Violation
     let mut violations = Violations::default();
     count("groups", wire.groups.len(), &mut violations);
     let groups = wire.groups.into_iter().enumerate();
-    let groups = groups.filter_map(|(i, wire)| group(wire, &format!("groups[{i}]"), &mut violations)).collect();
+    let groups =
+        groups.filter_map(|(i, wire)| group(wire, &format!("groups[{i}]"), &mut violations)).collect();
     violations.or(groups)
 }
 
@@ -58,7 +59,10 @@ fn key(wire: pb::FeatureKey, field: &str, violations: &mut Violations) -> Option
         "session" => Some(Namespace::Session),
         found => {
             let found: String = found.chars().take(80).collect();
-            violations.push(format!("{field}.namespace"), format!("is {found:?}; expected \"user\" or \"session\""));
+            violations.push(
+                format!("{field}.namespace"),
+                format!("is {found:?}; expected \"user\" or \"session\""),
+            );
             None
         }
     };
@@ -105,7 +109,8 @@ fn from_wire(wire: pb::FeatureValue, field: &str, violations: &mut Violations) -
         return None;
     }
     if let Some(i) = floats.iter().position(|value| !value.is_finite()) {
-        violations.push(format!("{field}.floats[{i}]"), format!("is {}; expected a finite number", floats[i]));
+        violations
+            .push(format!("{field}.floats[{i}]"), format!("is {}; expected a finite number", floats[i]));
         return None;
     }
     match (floats.is_empty(), ints.is_empty()) {

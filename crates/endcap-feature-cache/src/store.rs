@@ -7,11 +7,7 @@ use std::{
 };
 
 use endcap_types::{FeatureName, FeatureValue, Namespace};
-use moka::{
-    Expiry,
-    ops::compute::Op,
-    sync::Cache,
-};
+use moka::{Expiry, ops::compute::Op, sync::Cache};
 
 use crate::request::Put;
 

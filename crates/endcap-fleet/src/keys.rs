@@ -41,9 +41,7 @@ pub struct ShardKey {
 
 impl Keys {
     pub fn new(prefix: impl Into<String>) -> Self {
-        Self {
-            prefix: prefix.into().trim_end_matches('/').to_owned(),
-        }
+        Self { prefix: prefix.into().trim_end_matches('/').to_owned() }
     }
 
     /// Prefix of every key of the fleet.
@@ -139,34 +137,24 @@ impl Keys {
         let path = key.strip_prefix(&self.prefix)?.strip_prefix('/')?;
         let parts: Vec<&str> = path.split('/').collect();
         match parts.as_slice() {
-            ["models", model, "versions", version] => Some(Key::Version {
-                model: model.parse().ok()?,
-                version: parse_version(version)?,
-            }),
-            ["models", model, "rollout"] => Some(Key::Rollout {
-                model: model.parse().ok()?,
-            }),
-            ["history", model, sequence] => Some(Key::History {
-                model: model.parse().ok()?,
-                sequence: sequence.parse().ok()?,
-            }),
+            ["models", model, "versions", version] => {
+                Some(Key::Version { model: model.parse().ok()?, version: parse_version(version)? })
+            }
+            ["models", model, "rollout"] => Some(Key::Rollout { model: model.parse().ok()? }),
+            ["history", model, sequence] => {
+                Some(Key::History { model: model.parse().ok()?, sequence: sequence.parse().ok()? })
+            }
             ["assignments", model, version, shard] => {
                 ShardKey::parse(model, version, shard).map(Key::Assignment)
             }
-            ["ready", model, version, shard, worker] => Some(Key::Ready {
-                shard: ShardKey::parse(model, version, shard)?,
-                worker: (*worker).into(),
-            }),
-            ["failed", model, version, shard, worker] => Some(Key::Failed {
-                shard: ShardKey::parse(model, version, shard)?,
-                worker: (*worker).into(),
-            }),
-            ["workers", worker] => Some(Key::Worker {
-                worker: (*worker).into(),
-            }),
-            ["gateways", gateway] => Some(Key::Gateway {
-                gateway: (*gateway).into(),
-            }),
+            ["ready", model, version, shard, worker] => {
+                Some(Key::Ready { shard: ShardKey::parse(model, version, shard)?, worker: (*worker).into() })
+            }
+            ["failed", model, version, shard, worker] => {
+                Some(Key::Failed { shard: ShardKey::parse(model, version, shard)?, worker: (*worker).into() })
+            }
+            ["workers", worker] => Some(Key::Worker { worker: (*worker).into() }),
+            ["gateways", gateway] => Some(Key::Gateway { gateway: (*gateway).into() }),
             ["feature-caches", node] => Some(Key::FeatureCache { node: (*node).into() }),
             _ => None,
         }
@@ -199,36 +187,17 @@ mod tests {
     fn every_key_parses_back() {
         let keys = Keys::new("/shop/endcap/");
         let model: ModelName = "m".parse().unwrap();
-        let shard = ShardKey {
-            model: model.clone(),
-            version: Version::FIRST,
-            shard: 3,
-        };
+        let shard = ShardKey { model: model.clone(), version: Version::FIRST, shard: 3 };
         let cases = [
             (
                 keys.version(&model, Version::FIRST),
-                Key::Version {
-                    model: model.clone(),
-                    version: Version::FIRST,
-                },
+                Key::Version { model: model.clone(), version: Version::FIRST },
             ),
             (keys.rollout(&model), Key::Rollout { model: model.clone() }),
             (keys.history(&model, 7), Key::History { model, sequence: 7 }),
             (keys.assignment(&shard), Key::Assignment(shard.clone())),
-            (
-                keys.ready(&shard, "w1"),
-                Key::Ready {
-                    shard: shard.clone(),
-                    worker: "w1".into(),
-                },
-            ),
-            (
-                keys.failed(&shard, "w1"),
-                Key::Failed {
-                    shard,
-                    worker: "w1".into(),
-                },
-            ),
+            (keys.ready(&shard, "w1"), Key::Ready { shard: shard.clone(), worker: "w1".into() }),
+            (keys.failed(&shard, "w1"), Key::Failed { shard, worker: "w1".into() }),
             (keys.worker("w1"), Key::Worker { worker: "w1".into() }),
             (keys.gateway("g"), Key::Gateway { gateway: "g".into() }),
             (keys.feature_cache("f"), Key::FeatureCache { node: "f".into() }),

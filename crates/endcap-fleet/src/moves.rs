@@ -12,14 +12,17 @@ pub enum MoveError {
     UnknownVersion { model: ModelName, version: Version },
     #[error(
         "version {version} of {model} is not routable: no ready replica of shard {}; \
-         `endcap model validate {model} {version}` loads it", shards(missing)
+         `endcap model validate {model} {version}` loads it",
+        shards(missing)
     )]
     NotRoutable { model: ModelName, version: Version, missing: Vec<ShardIndex> },
     #[error("version {version} of {model} is stable already")]
     AlreadyStable { model: ModelName, version: Version },
     #[error("model {model} has no last_good version to roll back to")]
     NoLastGood { model: ModelName },
-    #[error("the rollout of {model} is at revision {current}, not {expected}: read it again and decide again")]
+    #[error(
+        "the rollout of {model} is at revision {current}, not {expected}: read it again and decide again"
+    )]
     Stale { model: ModelName, expected: u64, current: u64 },
 }
 
@@ -153,7 +156,10 @@ mod tests {
         assert_eq!(view.rollout.aliases[&Alias::LastGood], version(1));
         view.rollout = rollback(&model, &view, &ready).unwrap();
         let aliases = [(Alias::Stable, version(1)), (Alias::LastGood, version(2))];
-        assert_eq!(view.rollout, RolloutRecord { revision: 3, aliases: aliases.into(), ..RolloutRecord::default() });
+        assert_eq!(
+            view.rollout,
+            RolloutRecord { revision: 3, aliases: aliases.into(), ..RolloutRecord::default() }
+        );
     }
 
     #[test]

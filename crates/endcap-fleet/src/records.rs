@@ -25,26 +25,16 @@ pub trait Record: Serialize + DeserializeOwned {
 
     fn to_json(&self) -> Vec<u8> {
         // Records are plain structs with string keys, which always serialise.
-        serde_json::to_vec(&Versioned {
-            format: FORMAT,
-            record: self,
-        })
-        .unwrap_or_default()
+        serde_json::to_vec(&Versioned { format: FORMAT, record: self }).unwrap_or_default()
     }
 
     fn from_json(key: &str, bytes: &[u8]) -> Result<Self, RecordError> {
-        let refused = |source| RecordError {
-            key: key.to_owned(),
-            kind: Self::KIND,
-            source,
-        };
+        let refused = |source| RecordError { key: key.to_owned(), kind: Self::KIND, source };
         let Versioned { format, record } = serde_json::from_slice(bytes).map_err(refused)?;
         if format == FORMAT {
             Ok(record)
         } else {
-            Err(refused(serde::de::Error::custom(format!(
-                "its format is {format}"
-            ))))
+            Err(refused(serde::de::Error::custom(format!("its format is {format}"))))
         }
     }
 }

@@ -58,10 +58,7 @@ pub enum RouteError {
         "version {} of {} is not routable: no ready replica of shard {}; `endcap model validate` loads it",
         pin.version, pin.model, shards(missing)
     )]
-    NotRoutable {
-        pin: VersionPin,
-        missing: Vec<ShardIndex>,
-    },
+    NotRoutable { pin: VersionPin, missing: Vec<ShardIndex> },
 }
 
 impl Coded for RouteError {
@@ -99,24 +96,12 @@ impl RoutingSnapshot {
     pub fn build(view: &FleetView) -> Self {
         let models = view.models.iter().map(|(model, known)| {
             let versions = known.versions.iter().map(|(version, record)| {
-                let pin = VersionPin {
-                    model: model.clone(),
-                    version: *version,
-                    digest: record.digest,
-                };
+                let pin = VersionPin { model: model.clone(), version: *version, digest: record.digest };
                 let shards = ready_shards(view, &pin, record.shard_count);
-                let missing: Vec<_> = (0..)
-                    .zip(&shards)
-                    .filter(|(_, s)| s.is_empty())
-                    .map(|(i, _)| i)
-                    .collect();
+                let missing: Vec<_> =
+                    (0..).zip(&shards).filter(|(_, s)| s.is_empty()).map(|(i, _)| i).collect();
                 let (shard_count, items_total) = (record.shard_count, record.items_total);
-                let route = Arc::new(Route {
-                    pin,
-                    shard_count,
-                    items_total,
-                    shards,
-                });
+                let route = Arc::new(Route { pin, shard_count, items_total, shards });
                 (*version, Placement { route, missing })
             });
             let routes = ModelRoutes {
@@ -126,16 +111,12 @@ impl RoutingSnapshot {
             };
             (model.clone(), routes)
         });
-        Self {
-            models: models.collect(),
-        }
+        Self { models: models.collect() }
     }
 
     /// Share of shoppers on the candidate.
     pub fn candidate_permille(&self, model: &ModelName) -> u16 {
-        self.models
-            .get(model)
-            .map_or(0, |routes| routes.candidate_permille)
+        self.models.get(model).map_or(0, |routes| routes.candidate_permille)
     }
 
     /// Where a request goes, and on which arm it really is: a candidate that is not routable is answered by stable.
@@ -149,13 +130,9 @@ impl RoutingSnapshot {
             Target::Alias(alias) => routes.alias(model, alias).map(|route| (route, Arm::Pinned)),
             Target::Rollout(Arm::Candidate) => match routes.alias(model, Alias::Candidate) {
                 Ok(route) => Ok((route, Arm::Candidate)),
-                Err(_) => routes
-                    .alias(model, Alias::Stable)
-                    .map(|route| (route, Arm::Stable)),
+                Err(_) => routes.alias(model, Alias::Stable).map(|route| (route, Arm::Stable)),
             },
-            Target::Rollout(_) => routes
-                .alias(model, Alias::Stable)
-                .map(|route| (route, Arm::Stable)),
+            Target::Rollout(_) => routes.alias(model, Alias::Stable).map(|route| (route, Arm::Stable)),
         }
     }
 
@@ -183,27 +160,18 @@ impl RoutingSnapshot {
 impl ModelRoutes {
     fn alias(&self, model: &ModelName, alias: Alias) -> Result<Arc<Route>, RouteError> {
         let version = self.aliases.get(&alias);
-        let version = version.ok_or_else(|| RouteError::NoAlias {
-            model: model.clone(),
-            alias,
-        })?;
+        let version = version.ok_or_else(|| RouteError::NoAlias { model: model.clone(), alias })?;
         self.version(model, *version)
     }
 
     fn version(&self, model: &ModelName, version: Version) -> Result<Arc<Route>, RouteError> {
         let Some(Placement { route, missing }) = self.versions.get(&version) else {
-            return Err(RouteError::UnknownVersion {
-                model: model.clone(),
-                version,
-            });
+            return Err(RouteError::UnknownVersion { model: model.clone(), version });
         };
         if missing.is_empty() {
             Ok(Arc::clone(route))
         } else {
-            Err(RouteError::NotRoutable {
-                pin: route.pin.clone(),
-                missing: missing.clone(),
-            })
+            Err(RouteError::NotRoutable { pin: route.pin.clone(), missing: missing.clone() })
         }
     }
 }
@@ -213,18 +181,11 @@ fn ready_shards(view: &FleetView, pin: &VersionPin, count: ShardCount) -> Vec<Ve
     count
         .indices()
         .map(|shard| {
-            let key = ShardKey {
-                model: pin.model.clone(),
-                version: pin.version,
-                shard,
-            };
+            let key = ShardKey { model: pin.model.clone(), version: pin.version, shard };
             let replicas = view.ready.get(&key).into_iter().flatten();
             replicas
                 .filter(|(_, record)| record.digest == pin.digest)
-                .map(|(worker, record)| Replica {
-                    worker: worker.clone(),
-                    endpoint: record.endpoint.clone(),
-                })
+                .map(|(worker, record)| Replica { worker: worker.clone(), endpoint: record.endpoint.clone() })
                 .collect()
         })
         .collect()
@@ -239,14 +200,8 @@ pub fn missing_shards(
     count: ShardCount,
 ) -> Vec<ShardIndex> {
     let has_one = |shard: &ShardIndex| {
-        let key = ShardKey {
-            model: model.clone(),
-            version,
-            shard: *shard,
-        };
-        ready
-            .get(&key)
-            .is_some_and(|replicas| replicas.values().any(|record| record.digest == digest))
+        let key = ShardKey { model: model.clone(), version, shard: *shard };
+        ready.get(&key).is_some_and(|replicas| replicas.values().any(|record| record.digest == digest))
     };
     count.indices().filter(|shard| !has_one(shard)).collect()
 }
@@ -255,21 +210,12 @@ fn list(names: &[ModelName]) -> String {
     if names.is_empty() {
         return "none".to_owned();
     }
-    names
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 pub(crate) fn shards(missing: &[ShardIndex]) -> String {
     const SHOWN: usize = 16;
-    let mut text = missing
-        .iter()
-        .take(SHOWN)
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
+    let mut text = missing.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if missing.len() > SHOWN {
         text.push_str(&format!(" and {} more", missing.len() - SHOWN));
     }

@@ -27,12 +27,7 @@ pub(crate) struct Item {
 impl Item {
     /// An item that nothing has scored.
     pub(crate) fn unscored(item_id: ItemId) -> Self {
-        Self {
-            item_id,
-            score: 0.0,
-            retrieval_score: 0.0,
-            fields: Vec::new(),
-        }
+        Self { item_id, score: 0.0, retrieval_score: 0.0, fields: Vec::new() }
     }
 }
 

@@ -54,45 +54,29 @@ impl App {
             .await
             .context("register the gateway")?;
         run(&tasks, "session", driver);
-        let record = MemberRecord {
-            endpoint: server.advertised(),
-            build: env!("CARGO_PKG_VERSION").to_owned(),
-        };
+        let record =
+            MemberRecord { endpoint: server.advertised(), build: env!("CARGO_PKG_VERSION").to_owned() };
         session.put(deps.keys.gateway(&deps.id), record.to_json()).await?;
 
         let keys = deps.keys;
         let prefixes = vec![keys.models(), keys.ready_all(), keys.feature_cache("")];
-        let (entries, driver) = Mirror::start(deps.coordinator, prefixes)
-            .await
-            .context("read the fleet")?;
+        let (entries, driver) = Mirror::start(deps.coordinator, prefixes).await.context("read the fleet")?;
         run(&tasks, "mirror", driver);
-        let (channels, load, routing) = (
-            Arc::<Channels>::default(),
-            Arc::<Load>::default(),
-            Routing::default(),
-        );
+        let (channels, load, routing) =
+            (Arc::<Channels>::default(), Arc::<Load>::default(), Routing::default());
         let follower = Follower {
             keys,
             store: deps.store,
             routing: routing.clone(),
             tidy: tidy(Arc::clone(&channels), Arc::clone(&load)),
         };
-        run(
-            &tasks,
-            "routing",
-            follower.run(entries, readiness.latch("routing snapshot")),
-        );
+        run(&tasks, "routing", follower.run(entries, readiness.latch("routing snapshot")));
 
         metrics::register();
         let recommend = Arc::new(compose(config.recommend, channels, load, routing));
         let service = RecommendServiceServer::new(RecommendGrpc { recommend })
             .max_decoding_message_size(LARGEST_REQUEST);
-        Ok(Self {
-            server: server.add_service(service),
-            readiness,
-            session,
-            tasks,
-        })
+        Ok(Self { server: server.add_service(service), readiness, session, tasks })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -116,10 +100,7 @@ impl App {
 fn compose(config: RecommendConfig, channels: Arc<Channels>, load: Arc<Load>, routing: Routing) -> Recommend {
     let remote = Arc::new(Remote { channels });
     Recommend {
-        features: Features {
-            source: remote.clone(),
-            budget: config.feature_budget,
-        },
+        features: Features { source: remote.clone(), budget: config.feature_budget },
         encoder: Encoder::new(remote.clone(), Arc::clone(&load), config.query_cache_entries),
         scatter: Scatter { client: remote, load },
         config,

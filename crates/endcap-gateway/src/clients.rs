@@ -55,10 +55,7 @@ impl ShardClient for Remote {
         call: Call,
     ) -> Result<Pinned<ShardAnswer>, RemoteError> {
         let message = score_request(question, part);
-        let answered = self
-            .worker(endpoint)?
-            .score(request(message, call.deadline, &call.id))
-            .await;
+        let answered = self.worker(endpoint)?.score(request(message, call.deadline, &call.id)).await;
         let answer = answered.map_err(|status| from_status(&status))?.into_inner();
         if answer.shard != part.shard {
             return Err(malformed(
@@ -79,20 +76,11 @@ impl ShardClient for Remote {
         query: &str,
         call: Call,
     ) -> Result<Pinned<Vec<f32>>, RemoteError> {
-        let message = pb::EncodeRequest {
-            pin: Some(pin.into()),
-            query: query.to_owned(),
-        };
-        let answered = self
-            .worker(endpoint)?
-            .encode(request(message, call.deadline, &call.id))
-            .await;
+        let message = pb::EncodeRequest { pin: Some(pin.into()), query: query.to_owned() };
+        let answered = self.worker(endpoint)?.encode(request(message, call.deadline, &call.id)).await;
         let answer = answered.map_err(|status| from_status(&status))?.into_inner();
         let vector = finite(&answer.vector).map_err(|detail| malformed(endpoint, &detail))?;
-        Ok(Pinned {
-            pin: answer.pin.and_then(|pin| VersionPin::try_from(pin).ok()),
-            answer: vector,
-        })
+        Ok(Pinned { pin: answer.pin.and_then(|pin| VersionPin::try_from(pin).ok()), answer: vector })
     }
 }
 
@@ -108,36 +96,21 @@ impl FeatureSource for Remote {
             namespace: key.namespace.as_str().to_owned(),
             entity_id: key.entity_id.clone(),
         };
-        let message = pb::GetFeaturesRequest {
-            keys: keys.iter().map(wire).collect(),
-        };
+        let message = pb::GetFeaturesRequest { keys: keys.iter().map(wire).collect() };
         let mut client = FeatureServiceClient::new(self.channel(endpoint)?);
-        let answered = client
-            .get_features(request(message, call.deadline, &call.id))
-            .await;
-        let results = answered
-            .map_err(|status| from_status(&status))?
-            .into_inner()
-            .results;
+        let answered = client.get_features(request(message, call.deadline, &call.id)).await;
+        let results = answered.map_err(|status| from_status(&status))?.into_inner().results;
         if results.len() != keys.len() {
-            return Err(malformed(
-                endpoint,
-                &format!("{} results for {} keys", results.len(), keys.len()),
-            ));
+            return Err(malformed(endpoint, &format!("{} results for {} keys", results.len(), keys.len())));
         }
-        Ok(results
-            .into_iter()
-            .map(|result| result.group.map(feature_group))
-            .collect())
+        Ok(results.into_iter().map(|result| result.group.map(feature_group)).collect())
     }
 }
 
 fn score_request(question: &Question, part: &Part) -> pb::ScoreRequest {
     let mode = match &part.work {
         Work::Retrieve { depth } => Mode::Retrieve(pb::Retrieve { depth: *depth }),
-        Work::Rerank { item_ids } => Mode::Rerank(pb::Rerank {
-            item_ids: item_ids.clone(),
-        }),
+        Work::Rerank { item_ids } => Mode::Rerank(pb::Rerank { item_ids: item_ids.clone() }),
     };
     let column = |(name, value): (&FeatureName, &FeatureValue)| pb::FeatureColumn {
         name: name.to_string(),
@@ -165,9 +138,7 @@ fn shard_answer(wire: pb::ScoreResponse, n_fields: usize) -> Result<ShardAnswer,
         retrieval_scores = vec![0.0; n];
     }
     let fields: Vec<_> = wire.fields.into_iter().map(|column| column.values).collect();
-    let lengths = [scores.len(), retrieval_scores.len()]
-        .into_iter()
-        .chain(fields.iter().map(Vec::len));
+    let lengths = [scores.len(), retrieval_scores.len()].into_iter().chain(fields.iter().map(Vec::len));
     if let Some(other) = lengths.into_iter().find(|length| *length != n) {
         return Err(format!("{n} items beside a column of {other}"));
     }

@@ -41,11 +41,7 @@ impl Config {
         let grpc = GrpcConfig::read(settings, "gateway");
         let recommend = RecommendConfig::read(settings);
         let lease_ttl = settings.read("coordination.lease_ttl");
-        Some(Self {
-            grpc: grpc?,
-            recommend: recommend?,
-            lease_ttl: lease_ttl?,
-        })
+        Some(Self { grpc: grpc?, recommend: recommend?, lease_ttl: lease_ttl? })
     }
 }
 
@@ -85,10 +81,6 @@ impl Limits {
         }
         let candidates = settings.read("gateway.max_candidates");
         let query_bytes = settings.read("gateway.max_query_bytes");
-        Some(Self {
-            limit: limit?,
-            candidates: candidates?,
-            query_bytes: query_bytes?,
-        })
+        Some(Self { limit: limit?, candidates: candidates?, query_bytes: query_bytes? })
     }
 }

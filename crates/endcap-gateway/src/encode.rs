@@ -24,11 +24,7 @@ pub(crate) struct Encoder {
 
 impl Encoder {
     pub(crate) fn new(client: Arc<dyn ShardClient>, load: Arc<Load>, entries: u64) -> Self {
-        Self {
-            client,
-            load,
-            vectors: Cache::new(entries),
-        }
+        Self { client, load, vectors: Cache::new(entries) }
     }
 
     /// The vector of a normalised query, `dim` numbers, no later than the call's deadline.
@@ -43,12 +39,8 @@ impl Encoder {
         if let Some(vector) = self.vectors.get(&key) {
             return Ok(vector);
         }
-        let workers: BTreeMap<&str, &Replica> = route
-            .shards
-            .iter()
-            .flatten()
-            .map(|replica| (replica.endpoint.as_str(), replica))
-            .collect();
+        let workers: BTreeMap<&str, &Replica> =
+            route.shards.iter().flatten().map(|replica| (replica.endpoint.as_str(), replica)).collect();
         let workers: Vec<&Replica> = self.load.some(workers.into_values().collect(), MOST_WORKERS);
         let vector = self
             .load

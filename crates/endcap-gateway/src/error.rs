@@ -29,11 +29,7 @@ pub(crate) enum RecommendError {
         "{} of {} items of {pin} were scored, a share of {:.3}; minimum_coverage asks for {minimum}; missing shards: {:?}",
         coverage.items_scored, coverage.items_total, coverage.ratio(), shown(coverage)
     )]
-    BelowCoverage {
-        pin: VersionPin,
-        coverage: Box<Coverage>,
-        minimum: f64,
-    },
+    BelowCoverage { pin: VersionPin, coverage: Box<Coverage>, minimum: f64 },
 }
 
 impl Coded for RecommendError {

@@ -58,25 +58,17 @@ impl Features {
 }
 
 fn keys(parts: &Parts, asked: &Asked) -> Vec<FeatureKey> {
-    [
-        (Namespace::User, &asked.user_id),
-        (Namespace::Session, &asked.session_id),
-    ]
-    .into_iter()
-    .filter(|(namespace, id)| !id.is_empty() && parts.of(*namespace).next().is_some())
-    .map(|(namespace, id)| FeatureKey {
-        namespace,
-        entity_id: id.clone(),
-    })
-    .collect()
+    [(Namespace::User, &asked.user_id), (Namespace::Session, &asked.session_id)]
+        .into_iter()
+        .filter(|(namespace, id)| !id.is_empty() && parts.of(*namespace).next().is_some())
+        .map(|(namespace, id)| FeatureKey { namespace, entity_id: id.clone() })
+        .collect()
 }
 
 /// One entity is always asked of the same cache, as long as the caches are the same.
 fn cache_of<'a>(caches: &'a [String], entity_id: &str) -> Option<&'a str> {
     let count = ShardCount::try_from(u32::try_from(caches.len()).ok()?).ok()?;
-    caches
-        .get(shard_of(entity_id, count) as usize)
-        .map(String::as_str)
+    caches.get(shard_of(entity_id, count) as usize).map(String::as_str)
 }
 
 fn chosen(parts: &Parts, keys: &[FeatureKey], groups: &[Option<FeatureGroup>]) -> Fetched {
@@ -106,9 +98,7 @@ fn usable(spec: &FeatureSpec, group: &FeatureGroup) -> Option<FeatureValue> {
 
 /// The value in the schema's type, if it has the schema's width and only finite numbers.
 pub(crate) fn fitting(spec: &FeatureSpec, value: FeatureValue) -> Option<FeatureValue> {
-    let value = value
-        .into_dtype(spec.dtype)
-        .filter(|value| value.len() == spec.width)?;
+    let value = value.into_dtype(spec.dtype).filter(|value| value.len() == spec.width)?;
     let finite = match &value {
         FeatureValue::F32(values) => values.iter().all(|value| value.is_finite()),
         FeatureValue::I64(_) => true,

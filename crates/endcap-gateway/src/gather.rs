@@ -43,11 +43,7 @@ impl Outcome {
             coverage.report(part.shard, outcome, 0);
         }
         let (coverage, _) = coverage.build();
-        Self {
-            coverage,
-            reasons: BTreeSet::from([reason]),
-            ..Self::default()
-        }
+        Self { coverage, reasons: BTreeSet::from([reason]), ..Self::default() }
     }
 }
 
@@ -59,10 +55,7 @@ pub(crate) fn parts(asked: &Asked, placed: &Placed) -> Vec<Part> {
         for id in &asked.candidates {
             by_shard.entry(shard_of(id, count)).or_default().push(id.clone());
         }
-        let part = |(shard, item_ids)| Part {
-            shard,
-            work: Work::Rerank { item_ids },
-        };
+        let part = |(shard, item_ids)| Part { shard, work: Work::Rerank { item_ids } };
         return by_shard.into_iter().map(part).collect();
     }
     let mut excluded: BTreeMap<ShardIndex, usize> = BTreeMap::new();
@@ -72,12 +65,7 @@ pub(crate) fn parts(asked: &Asked, placed: &Placed) -> Vec<Part> {
     let depth = depth(asked, placed);
     let part = |shard: ShardIndex| {
         let depth = (depth + excluded.get(&shard).copied().unwrap_or_default()).min(DEEPEST);
-        Part {
-            shard,
-            work: Work::Retrieve {
-                depth: u32::try_from(depth).unwrap_or(u32::MAX),
-            },
-        }
+        Part { shard, work: Work::Retrieve { depth: u32::try_from(depth).unwrap_or(u32::MAX) } }
     };
     count.indices().map(part).collect()
 }
@@ -88,11 +76,7 @@ fn depth(asked: &Asked, placed: &Placed) -> usize {
 }
 
 fn coverage(asked: &Asked, placed: &Placed, parts: &[Part]) -> CoverageBuilder {
-    let total = if asked.is_rerank() {
-        asked.candidates.len() as u64
-    } else {
-        placed.parts.items_total
-    };
+    let total = if asked.is_rerank() { asked.candidates.len() as u64 } else { placed.parts.items_total };
     CoverageBuilder::new(parts.iter().map(|part| part.shard), total)
 }
 
@@ -113,17 +97,9 @@ pub(crate) fn gather(asked: &Asked, placed: &Placed, parts: &[Part], replies: Ve
         let slot = columns.len();
         columns.push(answer.fields);
         let scores = answer.scores.into_iter().zip(answer.retrieval_scores);
-        let scored = answer
-            .item_ids
-            .into_iter()
-            .zip(scores)
-            .enumerate()
-            .map(|(row, (item_id, scores))| Scored {
-                item_id,
-                score: scores.0,
-                retrieval_score: scores.1,
-                tag: (slot, row),
-            });
+        let scored = answer.item_ids.into_iter().zip(scores).enumerate().map(|(row, (item_id, scores))| {
+            Scored { item_id, score: scores.0, retrieval_score: scores.1, tag: (slot, row) }
+        });
         // Shards don't overlap; should they ever, the answer must still be distinct.
         let distinct: Vec<_> = scored.filter(|item| seen.insert(item.item_id.clone())).collect();
         shards.push(distinct);
@@ -131,11 +107,7 @@ pub(crate) fn gather(asked: &Asked, placed: &Placed, parts: &[Part], replies: Ve
     let (coverage, reasons) = coverage.build();
     let known = shards.iter().map(Vec::len).sum::<usize>();
     let merged = if asked.is_rerank() {
-        merge_ranked(
-            shards.into_iter().flatten().collect(),
-            &asked.exclude,
-            asked.limit,
-        )
+        merge_ranked(shards.into_iter().flatten().collect(), &asked.exclude, asked.limit)
     } else {
         merge_retrieved(shards, depth(asked, placed), &asked.exclude, asked.limit)
     };
@@ -149,19 +121,8 @@ pub(crate) fn gather(asked: &Asked, placed: &Placed, parts: &[Part], replies: Ve
     if !unknown.is_empty() {
         reasons.insert(DegradationReason::UnknownCandidates);
     }
-    let unknown = asked
-        .candidates
-        .iter()
-        .filter(|id| unknown.contains(*id))
-        .cloned()
-        .collect();
-    Outcome {
-        items,
-        coverage,
-        reasons,
-        unknown,
-        all_unknown: complete && known == 0,
-    }
+    let unknown = asked.candidates.iter().filter(|id| unknown.contains(*id)).cloned().collect();
+    Outcome { items, coverage, reasons, unknown, all_unknown: complete && known == 0 }
 }
 
 fn item(scored: Scored<(usize, usize)>, fields: &[String], columns: &[Vec<Vec<String>>]) -> Item {

@@ -20,10 +20,7 @@ impl RecommendService for RecommendGrpc {
         request: Request<pb::RecommendRequest>,
     ) -> Result<Response<pb::RecommendResponse>, Status> {
         let deadline = Deadline::of(&request, self.recommend.config.default_deadline);
-        let call = Call {
-            deadline,
-            id: RequestId::of(&request),
-        };
+        let call = Call { deadline, id: RequestId::of(&request) };
         match self.answer(request.into_inner(), &call).await {
             Ok(answer) => Ok(Response::new(answer.into_wire(&call.id))),
             Err(error) => Err(to_status(&error, &call.id)),

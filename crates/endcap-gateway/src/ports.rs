@@ -117,9 +117,6 @@ pub(crate) struct Call {
 impl Call {
     /// The same call, with less time.
     pub(crate) fn until(&self, deadline: Deadline) -> Self {
-        Self {
-            deadline: self.deadline.min(deadline),
-            id: self.id.clone(),
-        }
+        Self { deadline: self.deadline.min(deadline), id: self.id.clone() }
     }
 }

@@ -58,17 +58,8 @@ impl Recommend {
         let placed = place(&routes, model, &asked)?;
         let context = placed.check(&asked)?;
         let reserve = self.config.answer_reserve;
-        let rung = plan(
-            call.deadline.remaining(),
-            Estimates {
-                full: FASTEST_SCATTER,
-                reserve,
-            },
-        );
-        let mut timing = StageTiming {
-            plan_us: micros(started.elapsed()),
-            ..StageTiming::default()
-        };
+        let rung = plan(call.deadline.remaining(), Estimates { full: FASTEST_SCATTER, reserve });
+        let mut timing = StageTiming { plan_us: micros(started.elapsed()), ..StageTiming::default() };
 
         // Every wait ends here, so that the answer leaves before the deadline.
         let waits = call.until(call.deadline.less(reserve));
@@ -77,19 +68,11 @@ impl Recommend {
                 let reason = DegradationReason::DeadlineTooShort;
                 Outcome::unasked(&asked, &placed, ShardOutcome::TimedOut, reason)
             }
-            (_, None) => Outcome::unasked(
-                &asked,
-                &placed,
-                ShardOutcome::Failed,
-                DegradationReason::NotRoutable,
-            ),
+            (_, None) => {
+                Outcome::unasked(&asked, &placed, ShardOutcome::Failed, DegradationReason::NotRoutable)
+            }
             (_, Some(route)) => {
-                let placement = Placement {
-                    asked: &asked,
-                    placed: &placed,
-                    routes: &routes,
-                    context,
-                };
+                let placement = Placement { asked: &asked, placed: &placed, routes: &routes, context };
                 self.rank(&placement, route, &waits, &mut timing).await?
             }
         };
@@ -110,16 +93,8 @@ impl Recommend {
         call: &Call,
         timing: &mut StageTiming,
     ) -> Result<Outcome, RecommendError> {
-        let Placement {
-            asked,
-            placed,
-            routes,
-            context,
-        } = placement;
-        let features = timed(
-            self.features
-                .fetch(&placed.parts, &routes.feature_caches, asked, call),
-        );
+        let Placement { asked, placed, routes, context } = placement;
+        let features = timed(self.features.fetch(&placed.parts, &routes.feature_caches, asked, call));
         let vector = timed(self.vector(asked, placed, route, call));
         let (((mut features, missing), features_us), (vector, encode_us)) = tokio::join!(features, vector);
         (timing.features_us, timing.encode_us) = (features_us, encode_us);
@@ -132,11 +107,8 @@ impl Recommend {
                 Arc::default()
             }
             Err(fault) => {
-                let outcome = if fault == Fault::TimedOut {
-                    ShardOutcome::TimedOut
-                } else {
-                    ShardOutcome::Failed
-                };
+                let outcome =
+                    if fault == Fault::TimedOut { ShardOutcome::TimedOut } else { ShardOutcome::Failed };
                 let mut outcome = Outcome::unasked(asked, placed, outcome, DegradationReason::EncoderFailed);
                 outcome.reasons.append(&mut reasons);
                 return Ok(outcome);
@@ -156,11 +128,7 @@ impl Recommend {
         // What the shards find wrong with the caller's columns is the caller's to mend; anything else is ours.
         for reply in &replies {
             if let Err(Fault::Refused(error)) = &reply.answer {
-                if error
-                    .violations
-                    .iter()
-                    .any(|violation| violation.field.starts_with("fields"))
-                {
+                if error.violations.iter().any(|violation| violation.field.starts_with("fields")) {
                     return Err(RecommendError::Refused(error.clone()));
                 }
                 tracing::warn!(shard = reply.shard, pin = %route.pin, %error, "a worker refused what the gateway sent");
@@ -185,11 +153,7 @@ impl Recommend {
         let Some(dim) = placed.dim(asked) else {
             return Ok(Arc::default());
         };
-        let share = if asked.is_rerank() {
-            call.deadline.remaining() / 2
-        } else {
-            call.deadline.remaining()
-        };
+        let share = if asked.is_rerank() { call.deadline.remaining() / 2 } else { call.deadline.remaining() };
         let call = call.until(call.deadline.within(share));
         self.encoder.vector(route, dim, &asked.query, &call).await
     }
@@ -197,22 +161,12 @@ impl Recommend {
 
 /// Labels an answer, or refuses one that is worse than the caller accepts.
 fn finish(asked: &Asked, placed: &Placed, outcome: Outcome) -> Result<Answer, RecommendError> {
-    let Outcome {
-        items,
-        mut coverage,
-        mut reasons,
-        unknown,
-        all_unknown,
-    } = outcome;
+    let Outcome { items, mut coverage, mut reasons, unknown, all_unknown } = outcome;
     if all_unknown {
         return Err(nothing_known(asked, placed).into());
     }
     reasons.extend(placed.reason);
-    let rung = if items.is_some() {
-        Rung::Full
-    } else {
-        Rung::Popular
-    };
+    let rung = if items.is_some() { Rung::Full } else { Rung::Popular };
     let items = items.unwrap_or_else(|| {
         // None of what was scored is shown.
         coverage.items_scored = 0;
@@ -220,11 +174,7 @@ fn finish(asked: &Asked, placed: &Placed, outcome: Outcome) -> Result<Answer, Re
     });
     if coverage.ratio() < asked.minimum_coverage {
         let (pin, minimum) = (placed.pin.clone(), asked.minimum_coverage);
-        return Err(RecommendError::BelowCoverage {
-            pin,
-            coverage: Box::new(coverage),
-            minimum,
-        });
+        return Err(RecommendError::BelowCoverage { pin, coverage: Box::new(coverage), minimum });
     }
     let quality = Quality {
         rung,
@@ -234,11 +184,7 @@ fn finish(asked: &Asked, placed: &Placed, outcome: Outcome) -> Result<Answer, Re
         reasons: reasons.into_iter().collect(),
         timing: StageTiming::default(),
     };
-    Ok(Answer {
-        items,
-        quality,
-        unknown,
-    })
+    Ok(Answer { items, quality, unknown })
 }
 
 fn nothing_known(asked: &Asked, placed: &Placed) -> Violations {

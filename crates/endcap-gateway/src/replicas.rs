@@ -69,11 +69,7 @@ impl Load {
             } else if asked.is_empty() {
                 return Err(last);
             }
-            let patience = if untried.is_empty() {
-                remaining
-            } else {
-                remaining / 2
-            };
+            let patience = if untried.is_empty() { remaining } else { remaining / 2 };
             match tokio::time::timeout(patience, asked.next()).await {
                 Ok(Some(Ok(answer))) => return Ok(answer),
                 Ok(Some(Err(Miss { fault, go_on: true }))) => last = fault,
@@ -94,18 +90,12 @@ impl Load {
     ) -> Result<T, Miss> {
         let _busy = self.enter(&replica.endpoint);
         match answer.await {
-            Ok(Pinned {
-                pin: Some(answered),
-                answer,
-            }) if answered == *pin => Ok(answer),
+            Ok(Pinned { pin: Some(answered), answer }) if answered == *pin => Ok(answer),
             Ok(Pinned { pin: answered, .. }) => {
                 metrics::mixed_version();
                 let answered = answered.map_or_else(|| "no version".to_owned(), |pin| pin.to_string());
                 tracing::warn!(worker = %replica.worker, asked = %pin, %answered, "dropped an answer from another version");
-                Err(Miss {
-                    fault: Fault::Failed,
-                    go_on: true,
-                })
+                Err(Miss { fault: Fault::Failed, go_on: true })
             }
             Err(error) => {
                 tracing::debug!(worker = %replica.worker, %error, "replica gave no answer");
@@ -116,9 +106,7 @@ impl Load {
 
     /// At most `count` of the replicas, the less busy of two drawn ones first.
     pub(crate) fn some<'a>(&self, mut replicas: Vec<&'a Replica>, count: usize) -> Vec<&'a Replica> {
-        std::iter::from_fn(|| self.take(&mut replicas))
-            .take(count)
-            .collect()
+        std::iter::from_fn(|| self.take(&mut replicas)).take(count).collect()
     }
 
     /// Forgets workers that are gone.

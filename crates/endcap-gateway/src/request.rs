@@ -52,10 +52,7 @@ impl Asked {
         distinct("candidates", &wire.candidates, limits.candidates, &mut found);
         item_ids("exclude", &wire.exclude, limits.candidates, &mut found);
         if wire.limit == 0 || wire.limit > limits.limit {
-            found.push(
-                "limit",
-                format!("is {}; expected 1 to {}", wire.limit, limits.limit),
-            );
+            found.push("limit", format!("is {}; expected 1 to {}", wire.limit, limits.limit));
         }
         check_id("user_id", &wire.user_id, &mut found);
         check_id("session_id", &wire.session_id, &mut found);
@@ -63,10 +60,7 @@ impl Asked {
         fields(&wire.fields, &mut found);
         // Also refuses NaN, which is in no range.
         if !(0.0..=1.0).contains(&wire.minimum_coverage) {
-            found.push(
-                "minimum_coverage",
-                format!("is {}; expected 0 to 1", wire.minimum_coverage),
-            );
+            found.push("minimum_coverage", format!("is {}; expected 0 to 1", wire.minimum_coverage));
         }
         let asked = Self {
             model,
@@ -90,11 +84,7 @@ impl Asked {
 
     /// Who must stay on one arm: the user, else the session, else nobody.
     pub(crate) fn shopper(&self) -> &str {
-        if self.user_id.is_empty() {
-            &self.session_id
-        } else {
-            &self.user_id
-        }
+        if self.user_id.is_empty() { &self.session_id } else { &self.user_id }
     }
 
     /// Where the request is to go, given the share of shoppers on the candidate.
@@ -108,9 +98,7 @@ fn model(name: &str, found: &mut Violations) -> Option<ModelName> {
     if name.is_empty() {
         return None;
     }
-    name.parse()
-        .map_err(|error| found.push("model", format!("{error}")))
-        .ok()
+    name.parse().map_err(|error| found.push("model", format!("{error}"))).ok()
 }
 
 fn pinned(target: &WireTarget, found: &mut Violations) -> Option<Target> {
@@ -135,10 +123,7 @@ fn pinned(target: &WireTarget, found: &mut Violations) -> Option<Target> {
 /// Too many are not looked at one by one.
 fn item_ids(field: &str, ids: &[ItemId], most: usize, found: &mut Violations) {
     if ids.len() > most {
-        found.push(
-            field,
-            format!("has {} item ids; expected at most {most}", ids.len()),
-        );
+        found.push(field, format!("has {} item ids; expected at most {most}", ids.len()));
         return;
     }
     for (i, id) in ids.iter().enumerate() {
@@ -218,10 +203,7 @@ fn feature_value(field: &str, wire: pb::FeatureValue, found: &mut Violations) ->
 
 fn fields(names: &[String], found: &mut Violations) {
     if names.len() > MOST_FIELDS {
-        found.push(
-            "fields",
-            format!("has {} columns; expected at most {MOST_FIELDS}", names.len()),
-        );
+        found.push("fields", format!("has {} columns; expected at most {MOST_FIELDS}", names.len()));
         return;
     }
     for (i, name) in names.iter().enumerate() {

@@ -41,19 +41,14 @@ impl Parts {
             spec: manifest.spec.clone(),
             shard_count: manifest.shard_count,
             items_total: manifest.items_total,
-            features: features
-                .into_iter()
-                .map(|spec| (spec.name.clone(), spec))
-                .collect(),
+            features: features.into_iter().map(|spec| (spec.name.clone(), spec)).collect(),
             popular: bundle.popular()?.overall,
         })
     }
 
     /// Features of one namespace.
     pub(crate) fn of(&self, namespace: Namespace) -> impl Iterator<Item = &FeatureSpec> {
-        self.features
-            .values()
-            .filter(move |spec| spec.name.namespace() == namespace)
+        self.features.values().filter(move |spec| spec.name.namespace() == namespace)
     }
 }
 
@@ -76,9 +71,7 @@ impl Routes {
     /// Every endpoint that a request may be sent to.
     pub(crate) fn endpoints(&self) -> BTreeSet<&str> {
         let workers = self.snapshot.replicas().map(|replica| replica.endpoint.as_str());
-        workers
-            .chain(self.feature_caches.iter().map(String::as_str))
-            .collect()
+        workers.chain(self.feature_caches.iter().map(String::as_str)).collect()
     }
 }
 
@@ -170,11 +163,7 @@ fn keep(
 
 /// Versions that may have to answer: those with an alias, and those that somebody holds.
 fn wanted(view: &FleetView) -> BTreeSet<Digest> {
-    let held: BTreeSet<_> = view
-        .ready
-        .keys()
-        .map(|shard| (&shard.model, shard.version))
-        .collect();
+    let held: BTreeSet<_> = view.ready.keys().map(|shard| (&shard.model, shard.version)).collect();
     let mut wanted = BTreeSet::new();
     for (model, known) in &view.models {
         let aliased: BTreeSet<_> = known.rollout.aliases.values().copied().collect();
@@ -190,11 +179,7 @@ fn routes(mut view: FleetView, parts: &PartsByDigest, feature_caches: Vec<String
     for replicas in view.ready.values_mut() {
         replicas.retain(|_, ready| parts.contains_key(&ready.digest));
     }
-    Routes {
-        snapshot: RoutingSnapshot::build(&view),
-        parts: parts.clone(),
-        feature_caches,
-    }
+    Routes { snapshot: RoutingSnapshot::build(&view), parts: parts.clone(), feature_caches }
 }
 
 /// Records by kind. One that cannot be read is left out and told: it was written by another build.
@@ -205,11 +190,7 @@ fn read(keys: &Keys, entries: &Entries) -> (FleetView, Vec<String>) {
         match keys.parse(key) {
             Some(Key::Version { model, version }) => {
                 if let Some(record) = record::<VersionRecord>(key, &entry.value) {
-                    view.models
-                        .entry(model)
-                        .or_default()
-                        .versions
-                        .insert(version, record);
+                    view.models.entry(model).or_default().versions.insert(version, record);
                 }
             }
             Some(Key::Rollout { model }) => {
@@ -233,7 +214,5 @@ fn read(keys: &Keys, entries: &Entries) -> (FleetView, Vec<String>) {
 }
 
 fn record<R: Record>(key: &str, value: &[u8]) -> Option<R> {
-    R::from_json(key, value)
-        .inspect_err(|error| tracing::warn!(%error, "left out"))
-        .ok()
+    R::from_json(key, value).inspect_err(|error| tracing::warn!(%error, "left out")).ok()
 }

@@ -45,10 +45,8 @@ impl Scatter {
         parts: &[Part],
         call: &Call,
     ) -> Vec<ShardReply> {
-        let mut asked: FuturesUnordered<_> = parts
-            .iter()
-            .map(|part| self.ask(route, question, part, call))
-            .collect();
+        let mut asked: FuturesUnordered<_> =
+            parts.iter().map(|part| self.ask(route, question, part, call)).collect();
         let mut replies = Vec::with_capacity(parts.len());
         while let Some(reply) = asked.next().await {
             replies.push(reply);
@@ -58,21 +56,13 @@ impl Scatter {
     }
 
     async fn ask(&self, route: &Route, question: &Question, part: &Part, call: &Call) -> ShardReply {
-        let replicas: Vec<&Replica> = route
-            .shards
-            .get(part.shard as usize)
-            .into_iter()
-            .flatten()
-            .collect();
+        let replicas: Vec<&Replica> = route.shards.get(part.shard as usize).into_iter().flatten().collect();
         let answer = self
             .load
             .ask(&replicas, &question.pin, call, |replica, call| {
                 self.client.score(&replica.endpoint, question, part, call)
             })
             .await;
-        ShardReply {
-            shard: part.shard,
-            answer,
-        }
+        ShardReply { shard: part.shard, answer }
     }
 }

@@ -8,11 +8,7 @@ use std::collections::BTreeMap;
 use endcap_bundle::{FeatureSchema, RankerSpec};
 use endcap_types::{Compute, DType, FeatureName, FeatureSpec, FeatureValue, Namespace, Violations};
 
-use crate::{
-    InferError, LoadError, Tensor, TensorData,
-    shard::ShardTable,
-    text::QueryTokens,
-};
+use crate::{InferError, LoadError, Tensor, TensorData, shard::ShardTable, text::QueryTokens};
 
 /// Where a feature's numbers go.
 #[derive(Debug, Clone)]
@@ -76,7 +72,8 @@ impl Binding {
         let mut constants = Vec::new();
         for slot in &self.given {
             let value = given.remove(&slot.spec.name);
-            let value = value.map_or_else(|| Some(slot.spec.default.clone()), |v| checked(v, &slot.spec, &mut violations));
+            let value = value
+                .map_or_else(|| Some(slot.spec.default.clone()), |v| checked(v, &slot.spec, &mut violations));
             if let Some(value) = value.and_then(|value| value.into_dtype(slot.spec.dtype)) {
                 constants.push((slot.input, slot.offset, value));
             }
@@ -101,7 +98,9 @@ impl Binding {
                 write_everywhere(tensor, *offset, value);
             }
             let width = tensor.width;
-            let TensorData::F32(values) = &mut tensor.data else { continue };
+            let TensorData::F32(values) = &mut tensor.data else {
+                continue;
+            };
             for (slot, lookup) in self.matches.iter().zip(&lookups).filter(|(slot, _)| slot.input == input) {
                 for (row, values) in rows.iter().zip(values.chunks_exact_mut(width)) {
                     values[slot.offset] = lookup.value(shard, *row);
@@ -155,7 +154,8 @@ impl<'a> Lookup<'a> {
     }
 
     fn value(&self, shard: &ShardTable, row: u32) -> f32 {
-        let anywhere = |columns: &[usize], token: u32| columns.iter().any(|column| shard.has_token(*column, row, token));
+        let anywhere =
+            |columns: &[usize], token: u32| columns.iter().any(|column| shard.has_token(*column, row, token));
         match self {
             Self::Constant(value) => *value,
             Self::Vector(vector) => shard.similarity(row, vector),
@@ -197,10 +197,12 @@ fn write_everywhere(tensor: &mut Tensor, offset: usize, value: &FeatureValue) {
     let width = tensor.width.max(1);
     match (&mut tensor.data, value) {
         (TensorData::F32(rows), FeatureValue::F32(value)) => {
-            rows.chunks_exact_mut(width).for_each(|row| row[offset..offset + value.len()].copy_from_slice(value));
+            rows.chunks_exact_mut(width)
+                .for_each(|row| row[offset..offset + value.len()].copy_from_slice(value));
         }
         (TensorData::I64(rows), FeatureValue::I64(value)) => {
-            rows.chunks_exact_mut(width).for_each(|row| row[offset..offset + value.len()].copy_from_slice(value));
+            rows.chunks_exact_mut(width)
+                .for_each(|row| row[offset..offset + value.len()].copy_from_slice(value));
         }
         // The slot's value was converted to its input's dtype when it was bound.
         (TensorData::F32(_), FeatureValue::I64(_)) | (TensorData::I64(_), FeatureValue::F32(_)) => {}

@@ -16,7 +16,9 @@ pub enum RuntimeError {
     Library { tried: String, detail: String },
     #[error("ONNX Runtime did not start: {detail}")]
     Start { detail: String },
-    #[error("worker.device is \"cuda\", but this ONNX Runtime has no CUDA provider; use its GPU build, or \"auto\"")]
+    #[error(
+        "worker.device is \"cuda\", but this ONNX Runtime has no CUDA provider; use its GPU build, or \"auto\""
+    )]
     NoCuda,
 }
 
@@ -104,4 +106,3 @@ impl Coded for InferError {
         }
     }
 }
-

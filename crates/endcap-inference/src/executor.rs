@@ -252,7 +252,8 @@ impl Shared {
         if rows == 0 || data.len() % rows != 0 || shape.first() != Some(&i64::try_from(rows).unwrap_or(-1)) {
             return Err(failed(&format!("{rows} rows gave an output of shape {shape:?}")));
         }
-        metrics::counter!("endcap_inference_executions_total", "file" => self.options.file.clone()).increment(1);
+        metrics::counter!("endcap_inference_executions_total", "file" => self.options.file.clone())
+            .increment(1);
         metrics::counter!("endcap_inference_rows_total", "file" => self.options.file.clone())
             .increment(rows as u64);
         #[expect(clippy::cast_precision_loss, reason = "a count of rows")]

@@ -30,7 +30,9 @@ pub(crate) fn check(
 
 /// Whether a row scores the same alone as among others.
 pub(crate) fn check_batches(model: &VersionModel, golden: &[GoldenRequest]) -> Result<(), LoadError> {
-    let Some(request) = golden.iter().max_by_key(|request| request.item_ids.len()) else { return Ok(()) };
+    let Some(request) = golden.iter().max_by_key(|request| request.item_ids.len()) else {
+        return Ok(());
+    };
     let refused =
         |error: InferError| LoadError::WarmUp { file: "golden.jsonl".to_owned(), detail: error.to_string() };
     let rows = request.item_ids.len();
@@ -51,7 +53,12 @@ struct At<'a> {
 }
 
 impl At<'_> {
-    fn mismatch(&self, what: impl Into<String>, expected: impl ToString, found: impl ToString) -> GoldenMismatch {
+    fn mismatch(
+        &self,
+        what: impl Into<String>,
+        expected: impl ToString,
+        found: impl ToString,
+    ) -> GoldenMismatch {
         GoldenMismatch {
             line: self.line,
             query: self.request.query.clone(),
@@ -110,9 +117,9 @@ fn check_rows(model: &VersionModel, at: &At<'_>, shard: &ShardTable) -> Result<(
         for (position, (i, _)) in mine.iter().enumerate() {
             let expected = recorded.get(*i).map(numbers).unwrap_or_default();
             let found = row(tensor, position);
-            if let Some(bad) = (0..found.len()).find(|n| {
-                expected.get(*n).is_none_or(|expected| differs(*expected, found[*n], TOLERANCE))
-            }) {
+            if let Some(bad) = (0..found.len())
+                .find(|n| expected.get(*n).is_none_or(|expected| differs(*expected, found[*n], TOLERANCE)))
+            {
                 let feature = feature_at(model, &input.name, bad);
                 let what = format!("{feature} of item {}", request.item_ids[*i]);
                 let expected = expected.get(bad).map_or("nothing".to_owned(), ToString::to_string);
@@ -130,7 +137,9 @@ fn feature_at(model: &VersionModel, input: &str, offset: usize) -> String {
     [&binding.items, &binding.given, &binding.query, &binding.matches]
         .into_iter()
         .flatten()
-        .find(|slot| Some(slot.input) == index && (slot.offset..slot.offset + slot.spec.width).contains(&offset))
+        .find(|slot| {
+            Some(slot.input) == index && (slot.offset..slot.offset + slot.spec.width).contains(&offset)
+        })
         .map_or_else(|| format!("number {offset} of {input}"), |slot| slot.spec.name.to_string())
 }
 
@@ -152,7 +161,8 @@ fn recorded(model: &VersionModel, request: &GoldenRequest, rows: std::ops::Range
                 match (&mut data, value) {
                     (TensorData::F32(all), FeatureValue::F32(row)) => all.extend(row),
                     (TensorData::I64(all), FeatureValue::I64(row)) => all.extend(row),
-                    (TensorData::F32(_), FeatureValue::I64(_)) | (TensorData::I64(_), FeatureValue::F32(_)) => {}
+                    (TensorData::F32(_), FeatureValue::I64(_))
+                    | (TensorData::I64(_), FeatureValue::F32(_)) => {}
                 }
             }
             Tensor { width: input.width, data }
@@ -180,5 +190,6 @@ fn row(tensor: &Tensor, row: usize) -> Vec<f32> {
 fn differs(expected: f32, found: f32, tolerance: f32) -> bool {
     let allowed = tolerance * (1.0 + expected.abs());
     // A NaN is never near anything.
-    !((expected - found).abs() <= allowed)
+    let near = (expected - found).abs() <= allowed;
+    !near
 }

@@ -79,21 +79,22 @@ impl Runtime {
 
     /// One session: one thread, no spinning, since sessions share the cores.
     pub(crate) fn session(&self, path: &Path, file: &str) -> Result<Session, LoadError> {
-        let refused = |detail: String| LoadError::Session { file: file.to_owned(), detail };
-        let mut builder = Session::builder(&self.environment)
-            .map_err(|error| refused(error.to_string()))?
-            .with_optimization_level(GraphOptimizationLevel::All)
-            .and_then(|builder| builder.with_intra_threads(1))
-            .and_then(|builder| builder.with_inter_threads(1))
-            .and_then(|builder| builder.with_config_entry("session.intra_op.allow_spinning", "0"))
-            .map_err(|error| refused(error.to_string()))?;
+        self.open(path)
+            .map_err(|error| LoadError::Session { file: file.to_owned(), detail: error.to_string() })
+    }
+
+    fn open(&self, path: &Path) -> ort::Result<Session> {
+        let mut builder = Session::builder(&self.environment)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_intra_threads(1)?
+            .with_inter_threads(1)?
+            .with_config_entry("session.intra_op.allow_spinning", "0")?;
         if self.cuda {
             let provider = ep::CUDA::default().build();
             let provider = if self.demanded { provider.error_on_failure() } else { provider };
-            builder =
-                builder.with_execution_providers([provider]).map_err(|error| refused(error.to_string()))?;
+            builder = builder.with_execution_providers([provider])?;
         }
-        builder.commit_from_file(path).map_err(|error| refused(error.to_string()))
+        builder.commit_from_file(path)
     }
 }
 

@@ -46,9 +46,13 @@ impl ShardTable {
         for slot in &binding.items {
             lay_out(&mut templates[slot.input], slot, &table)?;
         }
-        let (mut vocabulary, mut token_columns) = (Vocabulary::default(), Vec::<(String, TokenColumn)>::new());
+        let (mut vocabulary, mut token_columns) =
+            (Vocabulary::default(), Vec::<(String, TokenColumn)>::new());
         for slot in &binding.matches {
-            if matches!(slot.spec.compute, Some(Compute::VectorScore)) && table.vectors.is_none() && !table.is_empty() {
+            if matches!(slot.spec.compute, Some(Compute::VectorScore))
+                && table.vectors.is_none()
+                && !table.is_empty()
+            {
                 return Err(LoadError::Vectors {
                     feature: slot.spec.name.to_string(),
                     expected: "some".to_owned(),
@@ -164,7 +168,9 @@ impl ShardTable {
 fn text_columns(slot: &Slot) -> Vec<&String> {
     match &slot.spec.compute {
         Some(Compute::TokenOverlap { column }) => vec![column],
-        Some(Compute::MissingTokens { columns } | Compute::NegatedOverlap { columns }) => columns.iter().collect(),
+        Some(Compute::MissingTokens { columns } | Compute::NegatedOverlap { columns }) => {
+            columns.iter().collect()
+        }
         Some(Compute::VectorScore | Compute::TokenCount) | None => Vec::new(),
     }
 }
@@ -231,7 +237,9 @@ fn column_bytes(column: &Column) -> u64 {
     match column {
         Column::F32(values) => values.len() as u64 * 8,
         Column::I64(values) => values.len() as u64 * 16,
-        Column::Text(values) => values.iter().map(|v| 24 + v.as_ref().map_or(0, |text| text.len() as u64)).sum(),
+        Column::Text(values) => {
+            values.iter().map(|v| 24 + v.as_ref().map_or(0, |text| text.len() as u64)).sum()
+        }
     }
 }
 

@@ -118,7 +118,8 @@ mod tests {
     #[test]
     fn a_column_knows_its_rows_tokens() {
         let mut vocabulary = Vocabulary::default();
-        let column = TokenColumn::of(&[Some("red kettle".into()), None, Some("red red".into())], &mut vocabulary);
+        let column =
+            TokenColumn::of(&[Some("red kettle".into()), None, Some("red red".into())], &mut vocabulary);
         let red = vocabulary.known(&["red".into(), "nowhere".into()]);
         assert_eq!(red.len(), 1);
         assert_eq!([0, 1, 2].map(|row| column.has(row, red[0])), [true, false, true]);

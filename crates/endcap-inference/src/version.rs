@@ -98,11 +98,13 @@ impl VersionModel {
     pub fn bind(&self, table: ItemTable) -> Result<ShardTable, LoadError> {
         let shard = ShardTable::build(&self.binding, table)?;
         match (self.dim(), shard.dim()) {
-            (Some(expected), Some(found)) if expected != found && !shard.is_empty() => Err(LoadError::Vectors {
-                feature: "the encoder".to_owned(),
-                expected: expected.to_string(),
-                found: found.to_string(),
-            }),
+            (Some(expected), Some(found)) if expected != found && !shard.is_empty() => {
+                Err(LoadError::Vectors {
+                    feature: "the encoder".to_owned(),
+                    expected: expected.to_string(),
+                    found: found.to_string(),
+                })
+            }
             _ => Ok(shard),
         }
     }

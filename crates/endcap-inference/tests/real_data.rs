@@ -20,7 +20,8 @@ fn main() -> std::process::ExitCode {
     let folder = data.unwrap_or_default();
     let (one, two) = (folder.clone(), folder);
     let tests = vec![
-        Trial::test("the_encoders_golden_file_is_reproduced", move || encoder(&one)).with_ignored_flag(ignored),
+        Trial::test("the_encoders_golden_file_is_reproduced", move || encoder(&one))
+            .with_ignored_flag(ignored),
         Trial::test("the_rankers_golden_file_is_reproduced", move || ranker(&two)).with_ignored_flag(ignored),
     ];
     libtest_mimic::run(&arguments, tests).exit_code()

@@ -1,4 +1,5 @@
 //! The tiny bundle on the real ONNX Runtime.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,7 +19,8 @@ fn bundle(options: &TinyOptions, shards: u32) -> (TempDir, Bundle) {
     let source = folder.path().join("source");
     std::fs::create_dir(&source).unwrap();
     tiny_source(&source, options).unwrap();
-    let pack = PackOptions { shards: ShardCount::try_from(shards).unwrap(), created: "2026-01-01T00:00:00Z".into() };
+    let pack =
+        PackOptions { shards: ShardCount::try_from(shards).unwrap(), created: "2026-01-01T00:00:00Z".into() };
     let bundle = assemble(&source, &folder.path().join("bundle"), &pack, &()).unwrap();
     bundle.check().unwrap();
     (folder, bundle)

@@ -11,16 +11,8 @@ use endcap_service::{GrpcServer, Readiness, task::Tasks};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config,
-    catalogue::Catalogue,
-    controller::Controller,
-    grpc::RegistryGrpc,
-    ledger::Ledger,
-    register::Register,
-    rollout::Rollouts,
-    validate::Validate,
-    watch::Watch,
-    world,
+    Config, catalogue::Catalogue, controller::Controller, grpc::RegistryGrpc, ledger::Ledger,
+    register::Register, rollout::Rollouts, validate::Validate, watch::Watch, world,
 };
 
 /// What the registry needs from outside.
@@ -48,8 +40,9 @@ impl App {
         Register::prepare(&incoming).with_context(|| format!("prepare {}", incoming.display()))?;
         let server = GrpcServer::bind("registry", config.grpc).await?;
         let Deps { coordinator, keys, store, id } = deps;
-        let (session, driver) =
-            Session::start(Arc::clone(&coordinator), config.lease_ttl).await.context("register the registry")?;
+        let (session, driver) = Session::start(Arc::clone(&coordinator), config.lease_ttl)
+            .await
+            .context("register the registry")?;
         run(&tasks, "session", driver);
         let (entries, driver) = Mirror::start(Arc::clone(&coordinator), world::prefixes(&keys)).await?;
         run(&tasks, "mirror", driver);

@@ -77,8 +77,7 @@ impl Ledger {
         after: u64,
     ) -> Result<Vec<HistoryRecord>, RegistryError> {
         let listing = self.coordinator.list(&self.keys.histories(model)).await?;
-        let records =
-            listing.entries.iter().map(|entry| HistoryRecord::from_json(&entry.key, &entry.value));
+        let records = listing.entries.iter().map(|entry| HistoryRecord::from_json(&entry.key, &entry.value));
         let records = records.collect::<Result<Vec<_>, _>>()?;
         Ok(records.into_iter().filter(|record| record.sequence > after).collect())
     }

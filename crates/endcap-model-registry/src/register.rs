@@ -108,9 +108,8 @@ impl Register {
         let folder = TempDir::new_in(&self.incoming)
             .map_err(|source| RegistryError::Io { action: "make a folder for the upload", source })?;
         blocking(move || {
-            let file = packed
-                .reopen()
-                .map_err(|source| RegistryError::Io { action: "read the upload", source })?;
+            let file =
+                packed.reopen().map_err(|source| RegistryError::Io { action: "read the upload", source })?;
             let bundle = unpack(file, &folder.path().join("bundle"))?;
             bundle.check()?;
             let size = packed.as_file().metadata().map(|metadata| metadata.len()).unwrap_or_default();
@@ -171,7 +170,10 @@ impl Register {
             let known = view.versions.iter().find(|(_, known)| known.digest == digest);
             if let Some((number, known)) = known {
                 let version = Some(convert::version(model, *number, known, &view.rollout));
-                return Ok(Decision::Nothing(pb::RegisterVersionResponse { version, already_registered: true }));
+                return Ok(Decision::Nothing(pb::RegisterVersionResponse {
+                    version,
+                    already_registered: true,
+                }));
             }
             let number = view.versions.keys().next_back().map_or(Version::FIRST, |last| last.next());
             let history = Entry {
@@ -182,11 +184,8 @@ impl Register {
                 reason: header.reason.clone(),
             };
             let version = Some(convert::version(model, number, &record, &view.rollout));
-            let edit = Edit {
-                rollout: None,
-                versions: vec![(number, record.clone())],
-                history: Some(history),
-            };
+            let edit =
+                Edit { rollout: None, versions: vec![(number, record.clone())], history: Some(history) };
             let answer = pb::RegisterVersionResponse { version, already_registered: false };
             Ok(Decision::Commit(Box::new(edit), answer))
         };

@@ -33,7 +33,10 @@ struct Editor {
 }
 
 impl Rollouts {
-    pub(crate) async fn promote(&self, request: pb::PromoteRequest) -> Result<pb::PromoteResponse, RegistryError> {
+    pub(crate) async fn promote(
+        &self,
+        request: pb::PromoteRequest,
+    ) -> Result<pb::PromoteResponse, RegistryError> {
         let target = version_number(request.version)?;
         let editor = Editor {
             model: model_name(&request.model)?,
@@ -42,7 +45,9 @@ impl Rollouts {
             actor: request.actor,
             reason: request.reason,
         };
-        let decide = |view: &ModelView, ready: &ReadyReplicas| endcap_fleet::promote(&editor.model, view, ready, target);
+        let decide = |view: &ModelView, ready: &ReadyReplicas| {
+            endcap_fleet::promote(&editor.model, view, ready, target)
+        };
         let rollout = Some(self.shift(&editor, decide).await?);
         Ok(pb::PromoteResponse { rollout })
     }
@@ -58,7 +63,8 @@ impl Rollouts {
             actor: request.actor,
             reason: request.reason,
         };
-        let decide = |view: &ModelView, ready: &ReadyReplicas| endcap_fleet::rollback(&editor.model, view, ready);
+        let decide =
+            |view: &ModelView, ready: &ReadyReplicas| endcap_fleet::rollback(&editor.model, view, ready);
         let rollout = Some(self.shift(&editor, decide).await?);
         Ok(pb::RollbackResponse { rollout })
     }

@@ -51,7 +51,9 @@ impl Validate {
                 self.fail(&model, version, &request.actor, &reasons).await?;
                 Err(RegistryError::ValidationFailed { model, version, reasons })
             }
-            Progress::Waiting(waiting_for) => Err(RegistryError::StillLoading { model, version, waiting_for }),
+            Progress::Waiting(waiting_for) => {
+                Err(RegistryError::StillLoading { model, version, waiting_for })
+            }
         }
     }
 
@@ -62,7 +64,10 @@ impl Validate {
                 return None;
             }
             let (attempt, failure) = (record.attempt + 1, String::new());
-            Some((VersionRecord { state: VersionState::Validating, attempt, failure, ..record.clone() }, None))
+            Some((
+                VersionRecord { state: VersionState::Validating, attempt, failure, ..record.clone() },
+                None,
+            ))
         })
         .await
         .map(|(record, _)| record)
@@ -81,7 +86,10 @@ impl Validate {
                 }
                 let entry = entry(Action::Validated, actor, version, record, String::new());
                 let failure = String::new();
-                Some((VersionRecord { state: VersionState::Validated, failure, ..record.clone() }, Some(entry)))
+                Some((
+                    VersionRecord { state: VersionState::Validated, failure, ..record.clone() },
+                    Some(entry),
+                ))
             })
             .await?;
         Ok(convert::version(model, version, &record, &view.rollout))

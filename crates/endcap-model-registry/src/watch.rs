@@ -113,8 +113,12 @@ impl Watching {
     }
 
     fn send_history(&self, event: WatchEvent) -> Option<()> {
-        let WatchEvent::Put(entry) = event else { return None };
-        let Some(Key::History { model, .. }) = self.keys.parse(&entry.key) else { return Some(()) };
+        let WatchEvent::Put(entry) = event else {
+            return None;
+        };
+        let Some(Key::History { model, .. }) = self.keys.parse(&entry.key) else {
+            return Some(());
+        };
         let record = HistoryRecord::from_json(&entry.key, &entry.value).ok()?;
         self.send(&model, Event::History(convert::history(record)))
     }

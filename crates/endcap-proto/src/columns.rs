@@ -23,10 +23,7 @@ pub fn decode_f32(bytes: &[u8]) -> Result<Vec<f32>, RaggedColumn> {
     if rest.is_empty() {
         Ok(chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect())
     } else {
-        Err(RaggedColumn {
-            bytes: bytes.len(),
-            element: 4,
-        })
+        Err(RaggedColumn { bytes: bytes.len(), element: 4 })
     }
 }
 
@@ -43,10 +40,7 @@ pub fn decode_i64(bytes: &[u8]) -> Result<Vec<i64>, RaggedColumn> {
     if rest.is_empty() {
         Ok(chunks.iter().map(|chunk| i64::from_le_bytes(*chunk)).collect())
     } else {
-        Err(RaggedColumn {
-            bytes: bytes.len(),
-            element: 8,
-        })
+        Err(RaggedColumn { bytes: bytes.len(), element: 8 })
     }
 }
 
@@ -65,12 +59,6 @@ mod tests {
     #[test]
     fn ragged_bytes_are_refused() {
         assert_eq!(decode_f32(&[0; 5]), Err(RaggedColumn { bytes: 5, element: 4 }));
-        assert_eq!(
-            decode_i64(&[0; 12]),
-            Err(RaggedColumn {
-                bytes: 12,
-                element: 8
-            })
-        );
+        assert_eq!(decode_i64(&[0; 12]), Err(RaggedColumn { bytes: 12, element: 8 }));
     }
 }

@@ -20,20 +20,13 @@ pub enum WireError {
 
 impl WireError {
     fn invalid(field: &'static str, detail: impl ToString) -> Self {
-        Self::Invalid {
-            field,
-            detail: detail.to_string(),
-        }
+        Self::Invalid { field, detail: detail.to_string() }
     }
 }
 
 impl From<&VersionPin> for pb::VersionPin {
     fn from(pin: &VersionPin) -> Self {
-        Self {
-            model: pin.model.to_string(),
-            version: pin.version.get(),
-            digest: pin.digest.to_hex(),
-        }
+        Self { model: pin.model.to_string(), version: pin.version.get(), digest: pin.digest.to_hex() }
     }
 }
 
@@ -42,15 +35,9 @@ impl TryFrom<pb::VersionPin> for VersionPin {
 
     fn try_from(wire: pb::VersionPin) -> Result<Self, WireError> {
         Ok(Self {
-            model: wire
-                .model
-                .parse::<ModelName>()
-                .map_err(|e| WireError::invalid("pin.model", e))?,
+            model: wire.model.parse::<ModelName>().map_err(|e| WireError::invalid("pin.model", e))?,
             version: Version::try_from(wire.version).map_err(|e| WireError::invalid("pin.version", e))?,
-            digest: wire
-                .digest
-                .parse::<Digest>()
-                .map_err(|e| WireError::invalid("pin.digest", e))?,
+            digest: wire.digest.parse::<Digest>().map_err(|e| WireError::invalid("pin.digest", e))?,
         })
     }
 }
@@ -127,10 +114,7 @@ impl From<Quality> for pb::Quality {
             digest: quality.pin.digest.to_hex(),
             arm: Arm::as_str(quality.arm).to_owned(),
             coverage: Some(quality.coverage.into()),
-            degradation_reasons: reasons
-                .into_iter()
-                .map(|r| pb::DegradationReason::from(r).into())
-                .collect(),
+            degradation_reasons: reasons.into_iter().map(|r| pb::DegradationReason::from(r).into()).collect(),
             timing: Some(quality.timing.into()),
         }
     }

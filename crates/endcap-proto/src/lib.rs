@@ -12,6 +12,7 @@ pub mod pb {
         missing_debug_implementations,
         unreachable_pub,
         clippy::all,
+        clippy::too_many_lines,
         clippy::allow_attributes_without_reason,
         reason = "generated code"
     )]

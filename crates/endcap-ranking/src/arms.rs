@@ -11,11 +11,7 @@ pub fn arm(model: &ModelName, shopper: &str, candidate_permille: u16) -> Arm {
     }
     // Salted with the model, so that two models' candidates do not meet the same shoppers.
     let bucket = xxh3_64(format!("{model}\0{shopper}").as_bytes()) % 1000;
-    if bucket < u64::from(candidate_permille) {
-        Arm::Candidate
-    } else {
-        Arm::Stable
-    }
+    if bucket < u64::from(candidate_permille) { Arm::Candidate } else { Arm::Stable }
 }
 
 #[cfg(test)]
@@ -33,10 +29,7 @@ mod tests {
         };
         let (small, large) = (on(50), on(250));
         assert!((800..1200).contains(&small.len()), "{}", small.len());
-        assert!(
-            small.iter().all(|user| large.contains(user)),
-            "a shopper left the candidate when it grew"
-        );
+        assert!(small.iter().all(|user| large.contains(user)), "a shopper left the candidate when it grew");
         assert_eq!(arm(&model, "", 1000), Arm::Stable);
     }
 }

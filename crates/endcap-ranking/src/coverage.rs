@@ -16,11 +16,7 @@ impl CoverageBuilder {
     /// For the shards that should answer: all of a version's for retrieval, those of the candidates for a rerank.
     pub fn new(shards: impl IntoIterator<Item = ShardIndex>, items_total: u64) -> Self {
         let outcomes = shards.into_iter().map(|shard| (shard, None)).collect();
-        Self {
-            outcomes,
-            items_scored: 0,
-            items_total,
-        }
+        Self { outcomes, items_scored: 0, items_total }
     }
 
     /// Reports a shard's outcome and, if it answered, how many items it considered.
@@ -76,9 +72,6 @@ mod tests {
         assert_eq!((coverage.items_scored, coverage.shards_ok), (50, 2));
         assert_eq!((coverage.shards_timed_out, coverage.shards_shed), (1, 1));
         assert_eq!(coverage.missing, [1, 2]);
-        assert_eq!(
-            reasons,
-            [DegradationReason::ShardTimedOut, DegradationReason::ShardShed]
-        );
+        assert_eq!(reasons, [DegradationReason::ShardTimedOut, DegradationReason::ShardShed]);
     }
 }

@@ -15,11 +15,7 @@ pub struct Estimates {
 
 /// The rung to aim at. `POPULAR` takes no time worth counting, so it always fits.
 pub fn plan(remaining: Duration, estimates: Estimates) -> Rung {
-    if remaining >= estimates.reserve + estimates.full {
-        Rung::Full
-    } else {
-        Rung::Popular
-    }
+    if remaining >= estimates.reserve + estimates.full { Rung::Full } else { Rung::Popular }
 }
 
 #[cfg(test)]
@@ -29,16 +25,10 @@ mod tests {
     #[test]
     fn the_reserve_is_kept() {
         let ms = Duration::from_millis;
-        let estimates = Estimates {
-            full: ms(2),
-            reserve: ms(10),
-        };
-        for (remaining, rung) in [
-            (0, Rung::Popular),
-            (11, Rung::Popular),
-            (12, Rung::Full),
-            (500, Rung::Full),
-        ] {
+        let estimates = Estimates { full: ms(2), reserve: ms(10) };
+        for (remaining, rung) in
+            [(0, Rung::Popular), (11, Rung::Popular), (12, Rung::Full), (500, Rung::Full)]
+        {
             assert_eq!(plan(ms(remaining), estimates), rung, "{remaining} ms");
         }
     }

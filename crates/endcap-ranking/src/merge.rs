@@ -23,11 +23,8 @@ pub fn merge_retrieved<T>(
     exclude: &HashSet<ItemId>,
     limit: usize,
 ) -> Vec<Scored<T>> {
-    let mut all: Vec<_> = shards
-        .into_iter()
-        .flatten()
-        .filter(|item| !exclude.contains(&item.item_id))
-        .collect();
+    let mut all: Vec<_> =
+        shards.into_iter().flatten().filter(|item| !exclude.contains(&item.item_id)).collect();
     if all.len() > depth && depth > 0 {
         all.select_nth_unstable_by(depth - 1, by_retrieval);
         all.truncate(depth);
@@ -62,27 +59,15 @@ pub fn fallback(
     let known: Vec<&ItemId> = popular.iter().filter(|item| asked.contains(item)).collect();
     let first: HashSet<&ItemId> = known.iter().copied().collect();
     let rest = candidates.iter().filter(|item| !first.contains(item));
-    known
-        .into_iter()
-        .chain(rest)
-        .filter(allowed)
-        .take(limit)
-        .cloned()
-        .collect()
+    known.into_iter().chain(rest).filter(allowed).take(limit).cloned().collect()
 }
 
 fn by_score<T>(left: &Scored<T>, right: &Scored<T>) -> Ordering {
-    right
-        .score
-        .total_cmp(&left.score)
-        .then_with(|| left.item_id.cmp(&right.item_id))
+    right.score.total_cmp(&left.score).then_with(|| left.item_id.cmp(&right.item_id))
 }
 
 fn by_retrieval<T>(left: &Scored<T>, right: &Scored<T>) -> Ordering {
-    right
-        .retrieval_score
-        .total_cmp(&left.retrieval_score)
-        .then_with(|| left.item_id.cmp(&right.item_id))
+    right.retrieval_score.total_cmp(&left.retrieval_score).then_with(|| left.item_id.cmp(&right.item_id))
 }
 
 #[cfg(test)]
@@ -143,10 +128,7 @@ mod tests {
     fn the_fallback_of_a_rerank_is_the_callers_candidates() {
         let ids = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let exclude = HashSet::from(["c".to_owned()]);
-        assert_eq!(
-            fallback(&ids("p q b a"), &ids("x a c b y"), &exclude, 10),
-            ids("b a x y")
-        );
+        assert_eq!(fallback(&ids("p q b a"), &ids("x a c b y"), &exclude, 10), ids("b a x y"));
         assert_eq!(fallback(&ids("p q c b"), &[], &exclude, 2), ids("p q"));
     }
 }

@@ -18,11 +18,7 @@ pub fn ndcg_at(k: usize, ranking: &[ItemId], gains: &Gains) -> f64 {
     let mut ideal: Vec<f64> = gains.values().copied().collect();
     ideal.sort_by(|a, b| b.total_cmp(a));
     let best = discounted(k, ideal.into_iter());
-    if best == 0.0 {
-        0.0
-    } else {
-        discounted(k, ranking.iter().map(gain)) / best
-    }
+    if best == 0.0 { 0.0 } else { discounted(k, ranking.iter().map(gain)) / best }
 }
 
 /// Share of the relevant items that are in the first k. 0 when nothing is relevant.
@@ -37,29 +33,17 @@ pub fn precision_at(k: usize, ranking: &[ItemId], gains: &Gains) -> f64 {
 }
 
 fn relevant_in(k: usize, ranking: &[ItemId], gains: &Gains) -> usize {
-    ranking
-        .iter()
-        .take(k)
-        .filter(|item| gains.get(*item).is_some_and(|gain| *gain >= RELEVANT))
-        .count()
+    ranking.iter().take(k).filter(|item| gains.get(*item).is_some_and(|gain| *gain >= RELEVANT)).count()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
 fn discounted(k: usize, gains: impl Iterator<Item = f64>) -> f64 {
-    gains
-        .take(k)
-        .enumerate()
-        .map(|(rank, gain)| gain / (rank as f64 + 2.0).log2())
-        .sum()
+    gains.take(k).enumerate().map(|(rank, gain)| gain / (rank as f64 + 2.0).log2()).sum()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are small")]
 fn ratio(part: usize, whole: usize) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        part as f64 / whole as f64
-    }
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 #[cfg(test)]
@@ -72,12 +56,7 @@ mod tests {
 
     #[test]
     fn figures_computed_by_hand() {
-        let gains = Gains::from([
-            ("a".into(), 1.0),
-            ("b".into(), 0.1),
-            ("c".into(), 1.0),
-            ("d".into(), 0.0),
-        ]);
+        let gains = Gains::from([("a".into(), 1.0), ("b".into(), 0.1), ("c".into(), 1.0), ("d".into(), 0.0)]);
         let ranking: Vec<ItemId> = ["b", "x", "a"].map(str::to_owned).to_vec();
         let ideal = 1.0 + 1.0 / 3.0_f64.log2() + 0.1 / 2.0;
         near(ndcg_at(10, &ranking, &gains), (0.1 + 1.0 / 2.0) / ideal);

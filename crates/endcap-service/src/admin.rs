@@ -53,8 +53,8 @@ impl AdminServer {
             .route("/log-level", post(set_log_level))
             .with_state(self.readiness);
         let ended = shutdown.clone();
-        let server = axum::serve(self.listener, router)
-            .with_graceful_shutdown(async move { ended.cancelled().await });
+        let server =
+            axum::serve(self.listener, router).with_graceful_shutdown(async move { ended.cancelled().await });
         tokio::select! {
             served = server => served.map_err(|source| ServeError::Serve { role: "admin", detail: source.to_string() }),
             () = upkeep() => Ok(()),

@@ -85,13 +85,20 @@ impl Settings {
                 Ok(text) => settings.merge_text(&text, &source)?,
                 Err(error) => {
                     let expected = format!("a readable file ({error})");
-                    settings.problem("--config", &path.display().to_string(), &Source::CommandLine, &expected);
+                    settings.problem(
+                        "--config",
+                        &path.display().to_string(),
+                        &Source::CommandLine,
+                        &expected,
+                    );
                     return Err(settings.take_problems());
                 }
             }
         }
         for (name, text) in env {
-            let Some(key) = name.strip_prefix("ENDCAP_").filter(|key| key.contains("__")) else { continue };
+            let Some(key) = name.strip_prefix("ENDCAP_").filter(|key| key.contains("__")) else {
+                continue;
+            };
             let key = key.to_lowercase().replace("__", ".");
             settings.set(key, Value::String(text.clone()), Source::Environment(name.clone()));
         }

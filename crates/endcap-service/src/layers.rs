@@ -17,12 +17,7 @@ use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use crate::{
-    Deadline, RequestId,
-    deadline::parse_grpc_timeout,
-    request_id::HEADER,
-    status::to_status,
-};
+use crate::{Deadline, RequestId, deadline::parse_grpc_timeout, request_id::HEADER, status::to_status};
 
 /// tonic applies `grpc-timeout` outside this stack and answers CANCELLED; ending just before keeps the answer ours.
 const BEFORE_TRANSPORT: Duration = Duration::from_millis(1);
@@ -148,7 +143,8 @@ impl CallLayer {
         }
         // Before any work: beyond this many, everyone would only be slower.
         let Ok(_place) = self.in_flight.try_acquire() else {
-            metrics::counter!("endcap_rejected_total", "service" => self.role, "reason" => "in_flight").increment(1);
+            metrics::counter!("endcap_rejected_total", "service" => self.role, "reason" => "in_flight")
+                .increment(1);
             return Err(CallError::Full { in_flight: self.max_in_flight });
         };
         // Innermost: a fault of one call must not take the connection, with everyone else's calls, down.

@@ -20,9 +20,8 @@ impl RequestId {
 
     /// The caller's id if it is printable and short, else a new one.
     pub fn from_header(value: Option<&[u8]>) -> Self {
-        let usable = |text: &&str| {
-            (1..=LONGEST).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
-        };
+        let usable =
+            |text: &&str| (1..=LONGEST).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
         let given = value.and_then(|bytes| std::str::from_utf8(bytes).ok()).filter(usable);
         given.map_or_else(Self::new, |text| Self(text.into()))
     }

@@ -78,7 +78,10 @@ pub struct GrpcServer {
 
 impl std::fmt::Debug for GrpcServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GrpcServer").field("role", &self.role).field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("GrpcServer")
+            .field("role", &self.role)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,7 +100,11 @@ impl GrpcServer {
 
     /// host:port for other members.
     pub fn advertised(&self) -> String {
-        if self.config.advertise.is_empty() { self.address.to_string() } else { self.config.advertise.clone() }
+        if self.config.advertise.is_empty() {
+            self.address.to_string()
+        } else {
+            self.config.advertise.clone()
+        }
     }
 
     #[must_use]
@@ -118,7 +125,11 @@ impl GrpcServer {
     }
 
     /// Serves until `shutdown`, then drains: not ready, the delay, no new connections, calls in flight within the grace.
-    pub async fn serve(mut self, readiness: Readiness, shutdown: CancellationToken) -> Result<(), ServeError> {
+    pub async fn serve(
+        mut self,
+        readiness: Readiness,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServeError> {
         let role = self.role;
         let failed = |detail: String| ServeError::Serve { role, detail };
         let (reporter, health) = tonic_health::server::health_reporter();

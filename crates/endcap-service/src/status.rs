@@ -1,5 +1,4 @@
 //! The one mapping between domain errors and gRPC statuses, in both directions.
-#![expect(clippy::disallowed_methods, reason = "this is the one place that may make a Status")]
 
 use std::{error::Error, time::Duration};
 

@@ -50,9 +50,9 @@ impl Tasks {
     pub async fn shutdown(&self, grace: Duration) -> Result<(), UnfinishedTasks> {
         self.token.cancel();
         self.tracker.close();
-        tokio::time::timeout(grace, self.tracker.wait()).await.map_err(|_elapsed| UnfinishedTasks {
-            names: self.running.lock().keys().copied().collect(),
-        })
+        tokio::time::timeout(grace, self.tracker.wait())
+            .await
+            .map_err(|_elapsed| UnfinishedTasks { names: self.running.lock().keys().copied().collect() })
     }
 }
 

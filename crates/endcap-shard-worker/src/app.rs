@@ -45,8 +45,9 @@ impl App {
         let drain_delay = config.grpc.drain_delay;
         let server = GrpcServer::bind("worker", config.grpc).await?;
         let coordinator = deps.coordinator;
-        let (session, driver) =
-            Session::start(Arc::clone(&coordinator), config.lease_ttl).await.context("register the worker")?;
+        let (session, driver) = Session::start(Arc::clone(&coordinator), config.lease_ttl)
+            .await
+            .context("register the worker")?;
         run(&tasks, "session", driver);
         let (entries, driver) = Mirror::start(coordinator, vec![deps.keys.assignments()]).await?;
         run(&tasks, "assignments", driver);

@@ -66,8 +66,9 @@ impl Follower {
             for (shard, pin) in self.surplus(&wanted) {
                 self.unload(&shard, &pin).await;
             }
-            let next =
-                wanted.iter().find(|(shard, assigned)| !self.holds(shard, assigned) && failures.may_try(shard, assigned));
+            let next = wanted
+                .iter()
+                .find(|(shard, assigned)| !self.holds(shard, assigned) && failures.may_try(shard, assigned));
             if let Some((shard, assigned)) = next {
                 self.load(shard, assigned, &mut failures).await;
                 // Look again before the next: what is wanted may have changed meanwhile.
@@ -84,9 +85,12 @@ impl Follower {
     /// What the controller wants of this worker.
     fn wanted(&self, entries: &Entries) -> Replicas {
         let assigned = entries.iter().filter_map(|(key, entry)| {
-            let Some(Key::Assignment(shard)) = self.keys.parse(key) else { return None };
+            let Some(Key::Assignment(shard)) = self.keys.parse(key) else {
+                return None;
+            };
             let record = AssignmentRecord::from_json(key, &entry.value);
-            let record = record.inspect_err(|error| tracing::error!(%error, "assignment is not readable")).ok()?;
+            let record =
+                record.inspect_err(|error| tracing::error!(%error, "assignment is not readable")).ok()?;
             let mine = record.workers.iter().any(|worker| **worker == *self.id);
             let pin =
                 VersionPin { model: shard.model.clone(), version: shard.version, digest: record.digest };
@@ -147,8 +151,12 @@ impl Follower {
     }
 
     async fn retain_failures(&self, failures: &mut Failures, wanted: &Replicas) {
-        let forgotten: Vec<_> =
-            failures.0.keys().filter(|(shard, assigned)| wanted.get(shard) != Some(assigned)).cloned().collect();
+        let forgotten: Vec<_> = failures
+            .0
+            .keys()
+            .filter(|(shard, assigned)| wanted.get(shard) != Some(assigned))
+            .cloned()
+            .collect();
         for (shard, assigned) in forgotten {
             self.publisher.forget_failure(&shard).await;
             failures.0.remove(&(shard, assigned));
@@ -213,7 +221,8 @@ async fn release<T: Send + Sync + 'static>(mut shared: Arc<T>) {
 impl Holdings {
     /// Everything held, as replicas.
     pub(crate) fn replicas(&self) -> BTreeSet<(ShardKey, VersionPin)> {
-        let key = |pin: &VersionPin, shard| ShardKey { model: pin.model.clone(), version: pin.version, shard };
+        let key =
+            |pin: &VersionPin, shard| ShardKey { model: pin.model.clone(), version: pin.version, shard };
         self.pins()
             .into_iter()
             .flat_map(|(pin, shards)| shards.into_iter().map(move |shard| (key(&pin, shard), pin.clone())))

@@ -18,7 +18,10 @@ pub(crate) struct ShardGrpc {
 
 #[tonic::async_trait]
 impl ShardService for ShardGrpc {
-    async fn encode(&self, request: Request<pb::EncodeRequest>) -> Result<Response<pb::EncodeResponse>, Status> {
+    async fn encode(
+        &self,
+        request: Request<pb::EncodeRequest>,
+    ) -> Result<Response<pb::EncodeResponse>, Status> {
         let (id, deadline) = (RequestId::of(&request), Deadline::of(&request, DEFAULT_DEADLINE));
         let encoded = encode(&self.score.holdings, request.into_inner(), deadline).await;
         encoded.map(Response::new).map_err(|error| to_status(&error, &id))

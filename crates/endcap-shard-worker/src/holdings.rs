@@ -76,7 +76,13 @@ impl Holdings {
     }
 
     /// Adds a shard, beside whatever is held.
-    pub(crate) fn add(&self, pin: &VersionPin, model: &Arc<VersionModel>, shard: ShardIndex, table: ShardTable) {
+    pub(crate) fn add(
+        &self,
+        pin: &VersionPin,
+        model: &Arc<VersionModel>,
+        shard: ShardIndex,
+        table: ShardTable,
+    ) {
         let table = Arc::new(table);
         self.0.rcu(|held| {
             let mut held = BTreeMap::clone(held);

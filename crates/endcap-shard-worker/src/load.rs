@@ -12,7 +12,9 @@ use thiserror::Error;
 pub(crate) enum ReplicaError {
     #[error("{0}")]
     Load(#[from] LoadError),
-    #[error("it needs {needed} bytes and {free} of {budget} are free; raise worker.memory_budget or add workers")]
+    #[error(
+        "it needs {needed} bytes and {free} of {budget} are free; raise worker.memory_budget or add workers"
+    )]
     Memory { needed: u64, free: u64, budget: u64 },
     #[error("loading ended early: {detail}")]
     Ended { detail: String },
@@ -96,5 +98,6 @@ fn build(
 }
 
 pub(crate) fn phase(phase: &'static str, started: Instant) {
-    metrics::histogram!("endcap_swap_duration_seconds", "phase" => phase).record(started.elapsed().as_secs_f64());
+    metrics::histogram!("endcap_swap_duration_seconds", "phase" => phase)
+        .record(started.elapsed().as_secs_f64());
 }

@@ -37,7 +37,8 @@ impl Publisher {
 
     pub(crate) async fn failed(&self, shard: &ShardKey, pin: &VersionPin, attempt: u64, reason: String) {
         tracing::error!(shard = ?shard, reason, "replica is not ready");
-        self.put(self.keys.failed(shard, &self.id), &FailedRecord { digest: pin.digest, attempt, reason }).await;
+        self.put(self.keys.failed(shard, &self.id), &FailedRecord { digest: pin.digest, attempt, reason })
+            .await;
     }
 
     pub(crate) async fn not_ready(&self, shard: &ShardKey) {

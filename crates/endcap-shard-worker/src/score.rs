@@ -128,7 +128,8 @@ fn checked(
         if !table.has_column(field) {
             let known: Vec<_> = table.column_names().collect();
             let field: String = field.chars().take(80).collect();
-            violations.push(format!("fields[{i}]"), format!("no column {field:?}; there are {}", known.join(", ")));
+            violations
+                .push(format!("fields[{i}]"), format!("no column {field:?}; there are {}", known.join(", ")));
         }
     }
     let mode = match request.mode {
@@ -186,7 +187,9 @@ fn features(
                 continue;
             }
         };
-        let Some((dtype, _)) = model.given_feature(&name) else { continue };
+        let Some((dtype, _)) = model.given_feature(&name) else {
+            continue;
+        };
         let value = match dtype {
             DType::F32 => columns::decode_f32(&column.values).map(FeatureValue::F32),
             DType::I64 => columns::decode_i64(&column.values).map(FeatureValue::I64),

@@ -51,7 +51,9 @@ pub(crate) fn generate(shop: &Shop, seed: u64, pages: usize) -> impl Iterator<It
 }
 
 fn one_page(shop: &Shop, random: &mut ChaCha8Rng) -> Vec<Event> {
-    let (Some(query), false) = (shop.queries.choose(random), shop.shoppers.is_empty()) else { return Vec::new() };
+    let (Some(query), false) = (shop.queries.choose(random), shop.shoppers.is_empty()) else {
+        return Vec::new();
+    };
     let shopper = random.random_range(0..shop.shoppers.len());
     // The shop's old ranking: popular products of the class, with noise.
     let mut candidates: Vec<(f64, usize)> = shop
@@ -66,7 +68,11 @@ fn one_page(shop: &Shop, random: &mut ChaCha8Rng) -> Vec<Event> {
         .zip(candidates.into_iter().take(PAGE))
         .map(|(position, (_, product))| {
             let examined = random.random::<f64>() < f64::from(position).powf(-EXAMINATION);
-            let attraction = attraction(&shop.shoppers[shopper], &shop.products[product], Grade::of(query, &shop.products[product]));
+            let attraction = attraction(
+                &shop.shoppers[shopper],
+                &shop.products[product],
+                Grade::of(query, &shop.products[product]),
+            );
             let clicked = examined && random.random::<f64>() < attraction;
             let purchased = clicked && random.random::<f64>() < 0.2;
             Event { shopper, query_id: query.id, product, position, clicked, purchased }

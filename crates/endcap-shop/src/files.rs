@@ -34,7 +34,10 @@ fn products(shop: &Shop) -> Columns {
         ("product_id", texts(products.iter().map(|p| p.id.as_str()))),
         ("name", texts(products.iter().map(|p| p.name()).collect::<Vec<_>>().iter().map(String::as_str))),
         ("product_class", texts(products.iter().map(|p| p.class.name))),
-        ("category_hierarchy", texts(products.iter().map(|p| p.hierarchy()).collect::<Vec<_>>().iter().map(String::as_str))),
+        (
+            "category_hierarchy",
+            texts(products.iter().map(|p| p.hierarchy()).collect::<Vec<_>>().iter().map(String::as_str)),
+        ),
         ("brand", texts(products.iter().map(|p| p.brand))),
         ("color", texts(products.iter().map(|p| p.color))),
         ("text", texts(products.iter().map(|p| p.text.as_str()))),
@@ -62,16 +65,23 @@ fn labels(shop: &Shop) -> Columns {
         ("item_idx", ints(labels.iter().map(|label| i32::try_from(label.product).unwrap_or(i32::MAX)))),
         ("label", texts(labels.iter().map(|label| label.grade.as_str()))),
         ("grade", Arc::new(Int8Array::from_iter_values(labels.iter().map(|label| grade(label.grade))))),
-        ("esci_gain", Arc::new(Float32Array::from_iter_values(labels.iter().map(|label| label.grade.gain())))),
+        (
+            "esci_gain",
+            Arc::new(Float32Array::from_iter_values(labels.iter().map(|label| label.grade.gain()))),
+        ),
     ]
 }
 
 fn events(shop: &Shop) -> Columns {
-    let queries: BTreeMap<u32, &str> = shop.queries.iter().map(|query| (query.id, query.text.as_str())).collect();
+    let queries: BTreeMap<u32, &str> =
+        shop.queries.iter().map(|query| (query.id, query.text.as_str())).collect();
     let events: Vec<_> = shop.events().collect();
     vec![
         ("shopper_id", texts(events.iter().map(|event| shop.shoppers[event.shopper].id.as_str()))),
-        ("query", texts(events.iter().map(|event| queries.get(&event.query_id).copied().unwrap_or_default()))),
+        (
+            "query",
+            texts(events.iter().map(|event| queries.get(&event.query_id).copied().unwrap_or_default())),
+        ),
         ("product_id", texts(events.iter().map(|event| shop.products[event.product].id.as_str()))),
         ("position", ints(events.iter().map(|event| id(event.position)))),
         ("clicked", Arc::new(BooleanArray::from_iter(events.iter().map(|event| Some(event.clicked))))),
@@ -121,14 +131,16 @@ mod tests {
 
     #[test]
     fn the_same_shop_makes_the_same_bytes() {
-        let shop = Shop::generate(&ShopOptions { items: 200, queries: 20, pages: 50, ..ShopOptions::default() });
+        let shop =
+            Shop::generate(&ShopOptions { items: 200, queries: 20, pages: 50, ..ShopOptions::default() });
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         for folder in &folders {
             write(&shop, folder.path()).unwrap();
         }
         for file in ["products", "queries_open", "labels_open", "replay_queries", "events", "shoppers"] {
-            let [one, two] =
-                folders.each_ref().map(|folder| std::fs::read(folder.path().join(format!("{file}.parquet"))).unwrap());
+            let [one, two] = folders
+                .each_ref()
+                .map(|folder| std::fs::read(folder.path().join(format!("{file}.parquet"))).unwrap());
             assert!(one == two, "{file} differs");
         }
     }

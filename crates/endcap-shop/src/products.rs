@@ -53,7 +53,11 @@ pub(crate) fn generate(random: &mut ChaCha8Rng, count: usize) -> Vec<Product> {
     // Ranks are dealt at random, so that ids tell nothing of popularity.
     let mut ranks: Vec<usize> = (0..count).collect();
     rand::seq::SliceRandom::shuffle(ranks.as_mut_slice(), random);
-    ranks.into_iter().enumerate().map(|(i, rank)| product(random, i, weights[rank] / total * to_f64(count))).collect()
+    ranks
+        .into_iter()
+        .enumerate()
+        .map(|(i, rank)| product(random, i, weights[rank] / total * to_f64(count)))
+        .collect()
 }
 
 fn product(random: &mut ChaCha8Rng, number: usize, popularity: f64) -> Product {
@@ -66,7 +70,8 @@ fn product(random: &mut ChaCha8Rng, number: usize, popularity: f64) -> Product {
     let quality = random.random::<f64>();
     let reviews = (popularity * 40.0 * random.random_range(0.3..1.7)).round();
     let review_count = to_u32(reviews);
-    let rating = (review_count > 0).then(|| ((3.0 + 2.0 * quality + random.random_range(-0.4..0.4)) * 10.0).round() / 10.0);
+    let rating = (review_count > 0)
+        .then(|| ((3.0 + 2.0 * quality + random.random_range(-0.4..0.4)) * 10.0).round() / 10.0);
     let color = *COLORS.choose(random).unwrap_or(&COLORS[0]);
     let material = class.materials.choose(random).copied().unwrap_or_default();
     let phrases: Vec<_> = PHRASES.choose_multiple(random, 2).copied().collect();

@@ -68,7 +68,7 @@ fn query(random: &mut ChaCha8Rng, id: u32) -> Query {
         intent.feature = class.features.choose(random).copied();
     }
     if chance(random, 0.12) {
-        intent.without = class.features.iter().copied().filter(|f| Some(*f) != intent.feature).last();
+        intent.without = class.features.iter().copied().rfind(|f| Some(*f) != intent.feature);
     }
     let text = words(random, &intent);
     let (text, misspelled) = if chance(random, 0.15) { misspell(random, &text) } else { (text, false) };

@@ -75,7 +75,8 @@ mod tests {
         let shop = shop();
         assert_eq!(shop, self::shop());
         assert!(shop.events().eq(self::shop().events()));
-        let other = Shop::generate(&ShopOptions { seed: 8, items: 2_000, queries: 150, ..ShopOptions::default() });
+        let other =
+            Shop::generate(&ShopOptions { seed: 8, items: 2_000, queries: 150, ..ShopOptions::default() });
         assert_ne!(shop.products, other.products);
     }
 
@@ -121,6 +122,9 @@ mod tests {
             (shown.iter().filter(|event| event.clicked).count(), shown.len())
         };
         let ((first, shown_first), (last, shown_last)) = (rate(1), rate(10));
-        assert!(first * shown_last > 2 * last * shown_first, "{first}/{shown_first} against {last}/{shown_last}");
+        assert!(
+            first * shown_last > 2 * last * shown_first,
+            "{first}/{shown_first} against {last}/{shown_last}"
+        );
     }
 }

@@ -60,10 +60,7 @@ pub struct Violations(pub Vec<FieldViolation>);
 
 impl Violations {
     pub fn push(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.push(FieldViolation {
-            field: field.into(),
-            description: description.into(),
-        });
+        self.0.push(FieldViolation { field: field.into(), description: description.into() });
     }
 
     pub fn is_empty(&self) -> bool {

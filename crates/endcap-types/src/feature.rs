@@ -23,14 +23,8 @@ pub enum Namespace {
 }
 
 impl Namespace {
-    pub const ALL: [Self; 6] = [
-        Self::Item,
-        Self::User,
-        Self::Session,
-        Self::Query,
-        Self::Context,
-        Self::Match,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Item, Self::User, Self::Session, Self::Query, Self::Context, Self::Match];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -80,22 +74,14 @@ impl FromStr for FeatureName {
     type Err = FeatureNameError;
 
     fn from_str(text: &str) -> Result<Self, FeatureNameError> {
-        let refused = || FeatureNameError {
-            found: text.chars().take(80).collect(),
-        };
+        let refused = || FeatureNameError { found: text.chars().take(80).collect() };
         let (space, local) = text.split_once('.').ok_or_else(refused)?;
-        let namespace = Namespace::ALL
-            .into_iter()
-            .find(|n| n.as_str() == space)
-            .ok_or_else(refused)?;
+        let namespace = Namespace::ALL.into_iter().find(|n| n.as_str() == space).ok_or_else(refused)?;
         let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if local.is_empty() || local.len() > 100 || !local.chars().all(legal) {
             return Err(refused());
         }
-        Ok(Self {
-            namespace,
-            full: text.into(),
-        })
+        Ok(Self { namespace, full: text.into() })
     }
 }
 
@@ -159,10 +145,7 @@ impl FeatureValue {
     pub fn into_dtype(self, dtype: DType) -> Option<Self> {
         match (self, dtype) {
             (value @ Self::F32(_), DType::F32) | (value @ Self::I64(_), DType::I64) => Some(value),
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "a declared f32 feature has f32 precision"
-            )]
+            #[expect(clippy::cast_precision_loss, reason = "a declared f32 feature has f32 precision")]
             (Self::I64(values), DType::F32) => {
                 Some(Self::F32(values.into_iter().map(|v| v as f32).collect()))
             }

@@ -39,9 +39,7 @@ impl FromStr for ModelName {
         let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
         let begins_with_letter = text.starts_with(|c: char| c.is_ascii_lowercase());
         if text.len() > 63 || !begins_with_letter || !text.chars().all(legal) {
-            return Err(IdError::ModelName {
-                found: shortened(text),
-            });
+            return Err(IdError::ModelName { found: shortened(text) });
         }
         Ok(Self(text.into()))
     }
@@ -68,11 +66,7 @@ impl TryFrom<u64> for Version {
     type Error = IdError;
 
     fn try_from(number: u64) -> Result<Self, IdError> {
-        if number == 0 {
-            Err(IdError::Version { found: "0".into() })
-        } else {
-            Ok(Self(number))
-        }
+        if number == 0 { Err(IdError::Version { found: "0".into() }) } else { Ok(Self(number)) }
     }
 }
 
@@ -80,9 +74,7 @@ impl FromStr for Version {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let number: u64 = text.parse().map_err(|_| IdError::Version {
-            found: shortened(text),
-        })?;
+        let number: u64 = text.parse().map_err(|_| IdError::Version { found: shortened(text) })?;
         Self::try_from(number)
     }
 }
@@ -117,9 +109,7 @@ impl FromStr for Digest {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let refused = || IdError::Digest {
-            found: shortened(text),
-        };
+        let refused = || IdError::Digest { found: shortened(text) };
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).map_err(|_| refused())?;
         if text.bytes().any(|b| b.is_ascii_uppercase()) {
@@ -157,9 +147,7 @@ impl FromStr for Alias {
         Self::ALL
             .into_iter()
             .find(|alias| alias.as_str() == text)
-            .ok_or_else(|| IdError::Alias {
-                found: shortened(text),
-            })
+            .ok_or_else(|| IdError::Alias { found: shortened(text) })
     }
 }
 

@@ -16,13 +16,7 @@ pub enum Rung {
 }
 
 impl Rung {
-    pub const ALL: [Self; 5] = [
-        Self::Full,
-        Self::Reduced,
-        Self::RetrievalOnly,
-        Self::Cached,
-        Self::Popular,
-    ];
+    pub const ALL: [Self; 5] = [Self::Full, Self::Reduced, Self::RetrievalOnly, Self::Cached, Self::Popular];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -128,11 +122,7 @@ impl Coverage {
     /// Share of the items that were scored, 0 to 1; 1 when there was nothing to score.
     #[expect(clippy::cast_precision_loss, reason = "a ratio of counts far below 2^52")]
     pub fn ratio(&self) -> f64 {
-        if self.items_total == 0 {
-            1.0
-        } else {
-            self.items_scored as f64 / self.items_total as f64
-        }
+        if self.items_total == 0 { 1.0 } else { self.items_scored as f64 / self.items_total as f64 }
     }
 }
 

@@ -22,10 +22,22 @@ pub struct Global {
     #[arg(long, short = 'o', global = true, value_enum, default_value_t = Output::Table)]
     pub output: Output,
     /// The registry to talk to.
-    #[arg(long, global = true, env = "ENDCAP_REGISTRY_URL", default_value = "http://127.0.0.1:9420", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "ENDCAP_REGISTRY_URL",
+        default_value = "http://127.0.0.1:9420",
+        value_name = "URL"
+    )]
     pub registry: String,
     /// The gateway to talk to.
-    #[arg(long, global = true, env = "ENDCAP_GATEWAY_URL", default_value = "http://127.0.0.1:9400", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "ENDCAP_GATEWAY_URL",
+        default_value = "http://127.0.0.1:9400",
+        value_name = "URL"
+    )]
     pub gateway: String,
     /// Who is acting, for the history.
     #[arg(long, global = true, env = "USER", default_value = "unknown", value_name = "NAME")]
@@ -67,9 +79,7 @@ pub enum Command {
     /// Say what is missing on this machine, and the command that mends it.
     Doctor(DoctorArgs),
     /// Print a completion script for a shell.
-    Completions {
-        shell: clap_complete::Shell,
-    },
+    Completions { shell: clap_complete::Shell },
 }
 
 /// Where settings come from.

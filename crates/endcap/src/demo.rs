@@ -46,14 +46,17 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<()> 
 
     let fleet = Fleet::start(&options).await?;
     let global = of_fleet(global, &fleet);
-    note(&global, format!(
-        "gateway {} · registry {} · {} workers · feature-cache {} · admin http://{}",
-        global.gateway,
-        global.registry,
-        fleet.workers.len(),
-        fleet.feature_cache,
-        fleet.admin
-    ));
+    note(
+        &global,
+        format!(
+            "gateway {} · registry {} · {} workers · feature-cache {} · admin http://{}",
+            global.gateway,
+            global.registry,
+            fleet.workers.len(),
+            fleet.feature_cache,
+            fleet.admin
+        ),
+    );
     let shown = tokio::select! {
         shown = first_answers(&global, &file) => shown,
         () = interrupted() => Err(anyhow::anyhow!("interrupted")),
@@ -79,13 +82,16 @@ pub(crate) async fn dev(global: &Global, args: DevArgs) -> anyhow::Result<()> {
     };
     let fleet = Fleet::start(&options).await?;
     let global = of_fleet(global, &fleet);
-    note(&global, format!(
-        "gateway {} · registry {} · admin http://{} · state in {}",
-        global.gateway,
-        global.registry,
-        fleet.admin,
-        args.data_dir.display()
-    ));
+    note(
+        &global,
+        format!(
+            "gateway {} · registry {} · admin http://{} · state in {}",
+            global.gateway,
+            global.registry,
+            fleet.admin,
+            args.data_dir.display()
+        ),
+    );
     let promoted = match &args.bundle {
         Some(file) => tokio::select! {
             promoted = release(&global, file) => promoted.map(|_| ()),
@@ -178,12 +184,15 @@ fn next_steps(global: &Global, file: &Path) {
     let gateway = global.gateway.trim_start_matches("http://");
     let first = queries(file).ok().and_then(|queries| queries.into_iter().next()).unwrap_or_default();
     let (ask, move_) = (addressed(&program, global, false), addressed(&program, global, true));
-    note(global, format!(
-        "\nThe fleet is up; Ctrl-C ends it. In another terminal:\n\n  \
+    note(
+        global,
+        format!(
+            "\nThe fleet is up; Ctrl-C ends it. In another terminal:\n\n  \
          {ask} recommend {first:?}\n  \
          grpcurl -plaintext -d '{{\"query\":{first:?},\"limit\":3}}' {gateway} endcap.v1.RecommendService/Recommend\n  \
          {move_} model promote search-ranker 1 --reason \"trying it\"\n"
-    ));
+        ),
+    );
 }
 
 /// The program with the addresses it needs, which are none for a fleet on the default ports.

@@ -73,7 +73,9 @@ pub(crate) fn examine(args: &DoctorArgs) -> Vec<Finding> {
     });
     findings.push(match tempfile::tempdir() {
         Ok(dir) => pass("temporary folder", dir.path().parent().unwrap_or(dir.path()).display().to_string()),
-        Err(error) => fail("temporary folder", error.to_string(), "export TMPDIR=<a folder you can write to>"),
+        Err(error) => {
+            fail("temporary folder", error.to_string(), "export TMPDIR=<a folder you can write to>")
+        }
     });
     for (what, address) in [("gateway port", gateway), ("registry port", registry)] {
         let Some(address) = address else { continue };

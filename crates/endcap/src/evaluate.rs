@@ -46,7 +46,9 @@ pub async fn run(global: &Global, args: EvaluateArgs) -> anyhow::Result<()> {
     } else {
         print(&report);
     }
-    let Some(tolerance) = args.tolerance else { return Ok(()) };
+    let Some(tolerance) = args.tolerance else {
+        return Ok(());
+    };
     let offline = report.offline.get("ndcg@10").context("the bundle's evaluation.json has no ndcg@10")?;
     let fleet = report.metrics.get("ndcg@10").context("no ndcg@10 was measured")?;
     let difference = (offline - fleet).abs();

@@ -92,7 +92,15 @@ impl Fleet {
         }
         let feature_cache = start_feature_cache(&mut settings, &mut shared).await?;
         let admin = settings::serve_admin(&mut settings, shared.readiness, &shared.tasks).await?;
-        Ok(Self { gateway, registry, feature_cache, workers, admin, parts: shared.parts, tasks: shared.tasks })
+        Ok(Self {
+            gateway,
+            registry,
+            feature_cache,
+            workers,
+            admin,
+            parts: shared.parts,
+            tasks: shared.tasks,
+        })
     }
 
     pub fn gateway_url(&self) -> String {
@@ -142,7 +150,8 @@ async fn start_gateway(settings: &mut Settings, shared: &mut Shared) -> anyhow::
         store: Arc::clone(&shared.store),
         id: "gateway-1".to_owned(),
     };
-    let app = endcap_gateway::App::build(settings.finish(config)?, deps).await.context("start the gateway")?;
+    let app =
+        endcap_gateway::App::build(settings.finish(config)?, deps).await.context("start the gateway")?;
     let address = app.local_addr();
     shared.run("gateway-1".to_owned(), app.readiness(), |shutdown| app.serve(shutdown));
     Ok(address)

@@ -41,7 +41,9 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> anyhow::Resul
         ModelCommand::Validate { model, version, timeout } => {
             validate_version(global, &model, version, timeout).await
         }
-        ModelCommand::Promote { model, version, edit } => promote_version(global, &model, version, &edit).await,
+        ModelCommand::Promote { model, version, edit } => {
+            promote_version(global, &model, version, &edit).await
+        }
         ModelCommand::Rollback { model, edit } => rollback(global, &model, &edit).await,
         ModelCommand::List { model } => list(global, model.as_ref()).await,
         ModelCommand::History { model } => history(global, &model).await,
@@ -131,9 +133,12 @@ pub(crate) async fn validate_version(
     };
     let answer = answer.map_err(|e| output::remote("validate", &global.registry, &e))?.into_inner();
     let replicas = answer.ready_replicas;
-    report(global, "validate", &json!({"model": model, "version": version, "ready_replicas": replicas}), || {
-        format!("{model} version {version} is ready: {} shards, replicas {replicas:?}", replicas.len())
-    })
+    report(
+        global,
+        "validate",
+        &json!({"model": model, "version": version, "ready_replicas": replicas}),
+        || format!("{model} version {version} is ready: {} shards, replicas {replicas:?}", replicas.len()),
+    )
 }
 
 /// Follows the replicas of one version until dropped. Never ends by itself, not even when the watch breaks.
@@ -145,12 +150,19 @@ async fn show_loading(global: Global, model: ModelName, version: Version) {
             let mut events = events.into_inner();
             let mut replicas = std::collections::BTreeMap::new();
             while let Some(Ok(event)) = events.next().await {
-                let Some(pb::watch_response::Event::Replica(replica)) = event.event else { continue };
+                let Some(pb::watch_response::Event::Replica(replica)) = event.event else {
+                    continue;
+                };
                 if replica.version == version.get() {
                     let state = replica.state();
                     replicas.insert((replica.shard, replica.worker), state);
                     let ready = replicas.values().filter(|s| **s == pb::ReplicaState::Ready).count() as u64;
-                    endcap_bundle::Progress::step(&bar, "load and check replicas", ready, replicas.len() as u64);
+                    endcap_bundle::Progress::step(
+                        &bar,
+                        "load and check replicas",
+                        ready,
+                        replicas.len() as u64,
+                    );
                 }
             }
         }
@@ -215,7 +227,18 @@ async fn list(global: &Global, model: Option<&ModelName>) -> anyhow::Result<()> 
         return Ok(());
     }
     let mut table = output::table(
-        &["model", "version", "aliases", "state", "items", "shards", "size", "ndcg@10", "digest", "registered"],
+        &[
+            "model",
+            "version",
+            "aliases",
+            "state",
+            "items",
+            "shards",
+            "size",
+            "ndcg@10",
+            "digest",
+            "registered",
+        ],
         &[1, 4, 5, 6, 7],
     );
     for model in &models {
@@ -226,7 +249,12 @@ async fn list(global: &Global, model: Option<&ModelName>) -> anyhow::Result<()> 
     output::line(table);
     for model in &models {
         if let Some(rollout) = &model.rollout {
-            output::line(format!("{}: {} (revision {})", model.name, view::aliases(rollout), rollout.revision));
+            output::line(format!(
+                "{}: {} (revision {})",
+                model.name,
+                view::aliases(rollout),
+                rollout.revision
+            ));
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ pub(crate) fn table(header: &[&str], right: &[usize]) -> Table {
         // Piped output must not be wrapped to a guessed width.
         table.set_content_arrangement(ContentArrangement::Disabled);
     }
-    table.set_header(header.iter().map(|title| Cell::new(title)));
+    table.set_header(header.iter().map(Cell::new));
     for column in right {
         if let Some(column) = table.column_mut(*column) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -40,7 +40,8 @@ pub(crate) async fn run(global: &Global, args: RecommendArgs) -> anyhow::Result<
 
 /// Prints an answer: the items with their columns, then how good it is.
 pub(crate) fn print(format: Output, answer: &pb::RecommendResponse, fields: &[String]) -> anyhow::Result<()> {
-    let quality = answer.quality.as_ref().context("the answer has no quality block: it is not from Endcap")?;
+    let quality =
+        answer.quality.as_ref().context("the answer has no quality block: it is not from Endcap")?;
     if format == Output::Json {
         let items: Vec<_> = answer.items.iter().map(item_json).collect();
         return output::json(&json!({

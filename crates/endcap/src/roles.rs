@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use endcap_bundle::BundleStore;
 use endcap_coordination::{Coordinator, EmbeddedCoordinator};
+use endcap_fleet::Keys;
 use endcap_inference::Runtime;
 use endcap_service::{Readiness, Settings, task::Tasks};
 use tokio_util::sync::CancellationToken;
@@ -53,48 +54,95 @@ pub(crate) async fn run(role: Role, args: RoleArgs) -> anyhow::Result<()> {
     }
     settings::start_telemetry(&args.config, None)?;
     let common = common.context("settings were checked")?;
-    let id = args.id.unwrap_or_else(|| default_id(role));
-    let coordinator: Arc<dyn Coordinator> = Arc::new(EmbeddedCoordinator::open(&common.coordination_path)?);
-    let store = Arc::new(BundleStore::open(&common.store_url, &common.cache_dir)?);
-    let keys = common.keys.clone();
-    let tasks = Tasks::new();
-    let shutdown = CancellationToken::new();
-    let stop = shutdown.clone();
-    tasks.spawn("signals", async move {
-        demo::interrupted().await;
-        stop.cancel();
-    });
+    let process = Process::start(settings, &common, args.id.unwrap_or_else(|| default_id(role)))?;
+    let tasks = process.tasks.clone();
     let served = match role {
-        Role::Gateway => {
-            let deps = endcap_gateway::Deps { coordinator, keys, store, id };
-            let app = endcap_gateway::App::build(gateway.context("settings were checked")?, deps).await?;
-            admin(&mut settings, app.readiness(), &tasks).await?;
-            app.serve(shutdown).await
-        }
-        Role::Worker => {
-            let runtime = Runtime::load(&common.runtime)?;
-            let deps = endcap_shard_worker::Deps { coordinator, keys, store, runtime, id };
-            let app = endcap_shard_worker::App::build(worker.context("settings were checked")?, deps).await?;
-            admin(&mut settings, app.readiness(), &tasks).await?;
-            app.serve(shutdown).await
-        }
-        Role::Registry => {
-            let deps = endcap_model_registry::Deps { coordinator, keys, store, id };
-            let app =
-                endcap_model_registry::App::build(registry.context("settings were checked")?, deps).await?;
-            admin(&mut settings, app.readiness(), &tasks).await?;
-            app.serve(shutdown).await
-        }
-        Role::FeatureCache => {
-            let deps = endcap_feature_cache::Deps { coordinator, keys, id };
-            let config = feature_cache.context("settings were checked")?;
-            let app = endcap_feature_cache::App::build(config, deps).await?;
-            admin(&mut settings, app.readiness(), &tasks).await?;
-            app.serve(shutdown).await
-        }
+        Role::Gateway => process.gateway(gateway.context("settings were checked")?).await,
+        Role::Worker => process.worker(worker.context("settings were checked")?, &common).await,
+        Role::Registry => process.registry(registry.context("settings were checked")?).await,
+        Role::FeatureCache => process.feature_cache(feature_cache.context("settings were checked")?).await,
     };
     let ended = tasks.shutdown(std::time::Duration::from_secs(1)).await.map_err(anyhow::Error::from);
     served.and(ended)
+}
+
+/// What a role's process has, whichever role it is.
+struct Process {
+    settings: Settings,
+    id: String,
+    coordinator: Arc<dyn Coordinator>,
+    store: Arc<BundleStore>,
+    keys: Keys,
+    tasks: Tasks,
+    shutdown: CancellationToken,
+}
+
+impl Process {
+    fn start(settings: Settings, common: &settings::Common, id: String) -> anyhow::Result<Self> {
+        let tasks = Tasks::new();
+        let shutdown = CancellationToken::new();
+        let (stop, ended) = (shutdown.clone(), tasks.token());
+        tasks.spawn("signals", async move {
+            ended.run_until_cancelled(demo::interrupted()).await;
+            stop.cancel();
+        });
+        Ok(Self {
+            settings,
+            id,
+            coordinator: Arc::new(EmbeddedCoordinator::open(&common.coordination_path)?),
+            store: Arc::new(BundleStore::open(&common.store_url, &common.cache_dir)?),
+            keys: common.keys.clone(),
+            tasks,
+            shutdown,
+        })
+    }
+
+    async fn gateway(mut self, config: endcap_gateway::Config) -> anyhow::Result<()> {
+        let Self { coordinator, keys, store, id, .. } = &self;
+        let (coordinator, keys) = (Arc::clone(coordinator), keys.clone());
+        let deps = endcap_gateway::Deps { coordinator, keys, store: Arc::clone(store), id: id.clone() };
+        let app = endcap_gateway::App::build(config, deps).await?;
+        self.admin(app.readiness()).await?;
+        app.serve(self.shutdown).await
+    }
+
+    async fn worker(
+        mut self,
+        config: endcap_shard_worker::Config,
+        common: &settings::Common,
+    ) -> anyhow::Result<()> {
+        let runtime = Runtime::load(&common.runtime)?;
+        let Self { coordinator, keys, store, id, .. } = &self;
+        let (coordinator, keys, store) = (Arc::clone(coordinator), keys.clone(), Arc::clone(store));
+        let deps = endcap_shard_worker::Deps { coordinator, keys, store, runtime, id: id.clone() };
+        let app = endcap_shard_worker::App::build(config, deps).await?;
+        self.admin(app.readiness()).await?;
+        app.serve(self.shutdown).await
+    }
+
+    async fn registry(mut self, config: endcap_model_registry::Config) -> anyhow::Result<()> {
+        let Self { coordinator, keys, store, id, .. } = &self;
+        let (coordinator, keys) = (Arc::clone(coordinator), keys.clone());
+        let deps =
+            endcap_model_registry::Deps { coordinator, keys, store: Arc::clone(store), id: id.clone() };
+        let app = endcap_model_registry::App::build(config, deps).await?;
+        self.admin(app.readiness()).await?;
+        app.serve(self.shutdown).await
+    }
+
+    async fn feature_cache(mut self, config: endcap_feature_cache::Config) -> anyhow::Result<()> {
+        let (coordinator, keys) = (Arc::clone(&self.coordinator), self.keys.clone());
+        let deps = endcap_feature_cache::Deps { coordinator, keys, id: self.id.clone() };
+        let app = endcap_feature_cache::App::build(config, deps).await?;
+        self.admin(app.readiness()).await?;
+        app.serve(self.shutdown).await
+    }
+
+    async fn admin(&mut self, readiness: Readiness) -> anyhow::Result<()> {
+        let address = settings::serve_admin(&mut self.settings, vec![readiness], &self.tasks).await?;
+        tracing::info!(%address, "admin listens");
+        Ok(())
+    }
 }
 
 fn read(role: Role, settings: &mut Settings) -> Read {
@@ -107,12 +155,6 @@ fn read(role: Role, settings: &mut Settings) -> Read {
             .then(|| endcap_feature_cache::Config::read(settings))
             .flatten(),
     }
-}
-
-async fn admin(settings: &mut Settings, readiness: Readiness, tasks: &Tasks) -> anyhow::Result<()> {
-    let address = settings::serve_admin(settings, vec![readiness], tasks).await?;
-    tracing::info!(%address, "admin listens");
-    Ok(())
 }
 
 fn default_id(role: Role) -> String {

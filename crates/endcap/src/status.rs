@@ -150,7 +150,11 @@ mod tests {
             ..Default::default()
         };
         let fleet = pb::GetFleetResponse {
-            models: vec![pb::Model { name: "m".into(), rollout: None, versions: vec![version(1), version(2)] }],
+            models: vec![pb::Model {
+                name: "m".into(),
+                rollout: None,
+                versions: vec![version(1), version(2)],
+            }],
             replicas: vec![
                 replica(0, "w1", pb::ReplicaState::Ready),
                 replica(0, "w2", pb::ReplicaState::Loading),

@@ -31,12 +31,17 @@ fn wire_word(name: &str, prefix: &str) -> String {
 }
 
 pub(crate) fn version_row(version: &pb::ModelVersion) -> [String; 10] {
-    let ndcg = version.evaluation.get("ndcg@10").map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+    let ndcg =
+        version.evaluation.get("ndcg@10").map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     [
         version.model.clone(),
         version.version.to_string(),
         version.aliases.join(" "),
-        if version.failure.is_empty() { state(version) } else { format!("{}: {}", state(version), version.failure) },
+        if version.failure.is_empty() {
+            state(version)
+        } else {
+            format!("{}: {}", state(version), version.failure)
+        },
         version.items_total.to_string(),
         version.shard_count.to_string(),
         crate::output::bytes(version.size_bytes),
@@ -92,10 +97,14 @@ pub(crate) fn event_line(event: &pb::WatchResponse) -> String {
         Some(pb::watch_response::Event::History(entry)) => {
             let reason = if entry.reason.is_empty() { String::new() } else { format!(": {}", entry.reason) };
             let version = entry.to_version;
-            format!("{}  {} {} version {version} by {}{reason}", event.at, event.model, entry.action, entry.actor)
+            format!(
+                "{}  {} {} version {version} by {}{reason}",
+                event.at, event.model, entry.action, entry.actor
+            )
         }
         Some(pb::watch_response::Event::Replica(replica)) => {
-            let detail = if replica.detail.is_empty() { String::new() } else { format!(": {}", replica.detail) };
+            let detail =
+                if replica.detail.is_empty() { String::new() } else { format!(": {}", replica.detail) };
             format!(
                 "{}  {} version {} shard {} on {} {}{detail}",
                 event.at,

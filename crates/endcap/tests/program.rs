@@ -1,4 +1,5 @@
 //! The program as its users run it: real processes, their output, their exit codes, their signals.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -97,12 +98,14 @@ fn a_killed_fleet_starts_again_with_its_versions_aliases_and_history() {
     let bundle = home.path().join("demo.endcap");
     std::fs::write(&bundle, endcap::DEMO_BUNDLE).unwrap();
     let mut dev = Dev::start(home.path(), &[]);
-    let registered = dev.run(home.path(), &["model", "register", "demo.endcap", "--promote", "--reason", "first"]);
+    let registered =
+        dev.run(home.path(), &["model", "register", "demo.endcap", "--promote", "--reason", "first"]);
     assert!(registered.status.success(), "{:?}", text(&registered));
     let show = |dev: &Dev| {
         ["list", "history search-ranker"]
             .map(|verb| {
-                let arguments: Vec<&str> = ["-o", "json", "model"].into_iter().chain(verb.split(' ')).collect();
+                let arguments: Vec<&str> =
+                    ["-o", "json", "model"].into_iter().chain(verb.split(' ')).collect();
                 let output = dev.run(home.path(), &arguments);
                 assert!(output.status.success(), "{verb}: {:?}", text(&output));
                 text(&output).0
@@ -168,8 +171,11 @@ fn the_shipped_settings_are_valid_for_every_role() {
 #[test]
 fn a_missing_library_is_a_readable_error_with_the_command_that_mends_it() {
     let home = tempfile::tempdir().unwrap();
-    let output =
-        endcap(home.path()).args(["demo", "--once"]).env("ORT_DYLIB_PATH", "/nowhere/lib.so").output().unwrap();
+    let output = endcap(home.path())
+        .args(["demo", "--once"])
+        .env("ORT_DYLIB_PATH", "/nowhere/lib.so")
+        .output()
+        .unwrap();
     let (_, stderr) = text(&output);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("/nowhere/lib.so") && stderr.contains("make setup"), "{stderr}");
@@ -185,10 +191,8 @@ fn the_doctor_finds_a_sound_machine_sound() {
 #[test]
 fn a_dead_registry_is_told_with_what_to_do() {
     let home = tempfile::tempdir().unwrap();
-    let output = endcap(home.path())
-        .args(["--registry", "http://127.0.0.1:1", "model", "list"])
-        .output()
-        .unwrap();
+    let output =
+        endcap(home.path()).args(["--registry", "http://127.0.0.1:1", "model", "list"]).output().unwrap();
     let (_, stderr) = text(&output);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr.contains("http://127.0.0.1:1") && stderr.contains("endcap demo"), "{stderr}");

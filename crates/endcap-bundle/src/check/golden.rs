@@ -17,10 +17,7 @@ pub(super) fn check(
         return Err(BundleError::GoldenEmpty);
     }
     for (i, request) in golden.iter().enumerate() {
-        let line = Line {
-            number: i + 1,
-            request,
-        };
+        let line = Line { number: i + 1, request };
         line.check_items(ids)?;
         line.check_given(schema)?;
         line.check_inputs(bundle.spec(), schema)?;
@@ -40,12 +37,7 @@ impl Line<'_> {
         if found == expected {
             return Ok(());
         }
-        Err(BundleError::GoldenLength {
-            line: self.number,
-            field: field.into(),
-            found,
-            expected,
-        })
+        Err(BundleError::GoldenLength { line: self.number, field: field.into(), found, expected })
     }
 
     fn value(
@@ -68,10 +60,7 @@ impl Line<'_> {
             return Err(self.value("item_ids", "empty", "at least one item"));
         }
         if let Some(item_id) = item_ids.iter().find(|id| !ids.contains(*id)) {
-            return Err(BundleError::GoldenUnknownItem {
-                line: self.number,
-                item_id: item_id.clone(),
-            });
+            return Err(BundleError::GoldenUnknownItem { line: self.number, item_id: item_id.clone() });
         }
         self.length("scores", scores.len(), item_ids.len())?;
         match scores.iter().find(|score| !score.is_finite()) {
@@ -84,10 +73,7 @@ impl Line<'_> {
     fn check_given(&self, schema: &FeatureSchema) -> Result<(), BundleError> {
         for (name, value) in &self.request.features {
             let field = format!("feature {name}");
-            if !matches!(
-                name.namespace(),
-                Namespace::User | Namespace::Session | Namespace::Context
-            ) {
+            if !matches!(name.namespace(), Namespace::User | Namespace::Session | Namespace::Context) {
                 let expected = "a user.*, session.* or context.* feature: the others are computed";
                 return Err(self.value(field, "given", expected));
             }
@@ -103,32 +89,16 @@ impl Line<'_> {
     fn check_inputs(&self, spec: &ModelSpec, schema: &FeatureSchema) -> Result<(), BundleError> {
         let bound = |name: &String| spec.ranker.inputs.iter().any(|input| input.name == *name);
         if let Some(name) = self.request.inputs.keys().find(|name| !bound(name)) {
-            return Err(self.value(
-                format!("input {name:?}"),
-                "there",
-                "only inputs that model.json binds",
-            ));
+            return Err(self.value(format!("input {name:?}"), "there", "only inputs that model.json binds"));
         }
         for input in &spec.ranker.inputs {
-            let rows = self
-                .request
-                .inputs
-                .get(&input.name)
-                .map_or(&[][..], Vec::as_slice);
-            self.length(
-                format!("rows of input {:?}", input.name),
-                rows.len(),
-                self.request.item_ids.len(),
-            )?;
+            let rows = self.request.inputs.get(&input.name).map_or(&[][..], Vec::as_slice);
+            self.length(format!("rows of input {:?}", input.name), rows.len(), self.request.item_ids.len())?;
             let specs = || input.features.iter().filter_map(|name| schema.get(name));
             let width: usize = specs().map(|spec| spec.width).sum();
             let dtype = specs().next().map_or(DType::F32, |spec| spec.dtype);
             for row in rows {
-                self.length(
-                    format!("numbers in a row of input {:?}", input.name),
-                    row.len(),
-                    width,
-                )?;
+                self.length(format!("numbers in a row of input {:?}", input.name), row.len(), width)?;
                 self.check_value(format!("a row of input {:?}", input.name), row, dtype)?;
             }
         }
@@ -139,11 +109,7 @@ impl Line<'_> {
         if value.clone().into_dtype(dtype).is_none() {
             return Err(self.value(field, format!("{:?}", value.dtype()), format!("{dtype:?}")));
         }
-        if is_finite(value) {
-            Ok(())
-        } else {
-            Err(self.value(field, format!("{value:?}"), "finite numbers"))
-        }
+        if is_finite(value) { Ok(()) } else { Err(self.value(field, format!("{value:?}"), "finite numbers")) }
     }
 
     fn check_vector(&self, spec: &ModelSpec) -> Result<(), BundleError> {
@@ -154,11 +120,7 @@ impl Line<'_> {
             }
             (Some(vector), Some(encoder)) => {
                 self.length("numbers in query_vector", vector.len(), encoder.dim)?;
-                self.check_value(
-                    "query_vector".to_owned(),
-                    &FeatureValue::F32(vector.clone()),
-                    DType::F32,
-                )
+                self.check_value("query_vector".to_owned(), &FeatureValue::F32(vector.clone()), DType::F32)
             }
         }
     }

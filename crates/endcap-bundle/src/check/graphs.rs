@@ -27,43 +27,24 @@ fn read(bundle: &Bundle, file: &str) -> Result<Graph, BundleError> {
 
 /// Inputs that a caller must give: older files list their weights as inputs too.
 fn inputs(graph: &Graph) -> Vec<&ValueInfo> {
-    let weights: HashSet<&str> = graph
-        .initializer
-        .iter()
-        .map(|tensor| tensor.name.as_str())
-        .collect();
-    graph
-        .input
-        .iter()
-        .filter(|input| !weights.contains(input.name.as_str()))
-        .collect()
+    let weights: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+    graph.input.iter().filter(|input| !weights.contains(input.name.as_str())).collect()
 }
 
 fn check_names(graph: &Graph, file: &str, mut expected: Vec<String>) -> Result<(), BundleError> {
-    let mut found: Vec<String> = inputs(graph)
-        .into_iter()
-        .map(|input| input.name.clone())
-        .collect();
+    let mut found: Vec<String> = inputs(graph).into_iter().map(|input| input.name.clone()).collect();
     found.sort();
     expected.sort();
     if found == expected {
         Ok(())
     } else {
-        Err(BundleError::OnnxInputs {
-            file: file.to_owned(),
-            found,
-            expected,
-        })
+        Err(BundleError::OnnxInputs { file: file.to_owned(), found, expected })
     }
 }
 
 fn check_ranker(graph: &Graph, ranker: &RankerSpec, schema: &FeatureSchema) -> Result<(), BundleError> {
     let file = ranker.file.as_str();
-    check_names(
-        graph,
-        file,
-        ranker.inputs.iter().map(|input| input.name.clone()).collect(),
-    )?;
+    check_names(graph, file, ranker.inputs.iter().map(|input| input.name.clone()).collect())?;
     for binding in &ranker.inputs {
         let Some(input) = graph.input.iter().find(|input| input.name == binding.name) else {
             continue;
@@ -79,16 +60,11 @@ fn check_ranker(graph: &Graph, ranker: &RankerSpec, schema: &FeatureSchema) -> R
             DType::I64 => INT64,
         };
         check_type(input, file, expected)?;
-        check_shape(
-            input,
-            file,
-            &format!("[rows, {width}] with dynamic rows"),
-            |dims| {
-                dims.len() == 2
-                    && dims[0].is_none()
-                    && dims[1].is_none_or(|dim| usize::try_from(dim) == Ok(width))
-            },
-        )?;
+        check_shape(input, file, &format!("[rows, {width}] with dynamic rows"), |dims| {
+            dims.len() == 2
+                && dims[0].is_none()
+                && dims[1].is_none_or(|dim| usize::try_from(dim) == Ok(width))
+        })?;
     }
     let output = output(graph, file, &ranker.output)?;
     check_type(output, file, FLOAT)?;
@@ -99,11 +75,7 @@ fn check_ranker(graph: &Graph, ranker: &RankerSpec, schema: &FeatureSchema) -> R
 
 fn check_encoder(graph: &Graph, encoder: &EncoderSpec) -> Result<(), BundleError> {
     let file = encoder.file.as_str();
-    check_names(
-        graph,
-        file,
-        vec![encoder.input_ids.clone(), encoder.attention_mask.clone()],
-    )?;
+    check_names(graph, file, vec![encoder.input_ids.clone(), encoder.attention_mask.clone()])?;
     for input in inputs(graph) {
         check_type(input, file, INT64)?;
         check_shape(input, file, "[batch, tokens], both dynamic", |dims| {
@@ -118,15 +90,11 @@ fn check_encoder(graph: &Graph, encoder: &EncoderSpec) -> Result<(), BundleError
 }
 
 fn output<'a>(graph: &'a Graph, file: &str, name: &str) -> Result<&'a ValueInfo, BundleError> {
-    graph
-        .output
-        .iter()
-        .find(|output| output.name == name)
-        .ok_or_else(|| BundleError::OnnxOutput {
-            file: file.to_owned(),
-            found: graph.output.iter().map(|output| output.name.clone()).collect(),
-            expected: name.to_owned(),
-        })
+    graph.output.iter().find(|output| output.name == name).ok_or_else(|| BundleError::OnnxOutput {
+        file: file.to_owned(),
+        found: graph.output.iter().map(|output| output.name.clone()).collect(),
+        expected: name.to_owned(),
+    })
 }
 
 fn check_type(value: &ValueInfo, file: &str, expected: i32) -> Result<(), BundleError> {
@@ -153,10 +121,7 @@ fn check_shape(
     if fits(&dims) {
         return Ok(());
     }
-    let dims: Vec<_> = dims
-        .iter()
-        .map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string()))
-        .collect();
+    let dims: Vec<_> = dims.iter().map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string())).collect();
     Err(BundleError::OnnxShape {
         file: file.to_owned(),
         value: value.name.clone(),

@@ -14,12 +14,7 @@ const WIDEST: usize = 65_536;
 pub(super) fn check_spec(spec: &ModelSpec) -> Result<(), BundleError> {
     let wrong = |field: &str, found: &str, expected: &str| {
         let (field, found, expected) = (field.to_owned(), found.to_owned(), expected.to_owned());
-        Err(BundleError::Manifest {
-            file: "model.json",
-            field,
-            found,
-            expected,
-        })
+        Err(BundleError::Manifest { file: "model.json", field, found, expected })
     };
     if spec.ranker.inputs.is_empty() {
         return wrong("ranker.inputs", "empty", "every input of the graph, once");
@@ -29,14 +24,8 @@ pub(super) fn check_spec(spec: &ModelSpec) -> Result<(), BundleError> {
         return wrong(&field, "empty", "at least one feature");
     }
     if let Some(encoder) = &spec.encoder {
-        let numbers = [
-            ("encoder.dim", encoder.dim),
-            ("encoder.max_tokens", encoder.max_tokens),
-        ];
-        if let Some((field, found)) = numbers
-            .into_iter()
-            .find(|(_, number)| !(1..=WIDEST).contains(number))
-        {
+        let numbers = [("encoder.dim", encoder.dim), ("encoder.max_tokens", encoder.max_tokens)];
+        if let Some((field, found)) = numbers.into_iter().find(|(_, number)| !(1..=WIDEST).contains(number)) {
             return wrong(field, &found.to_string(), "1 to 65536");
         }
     }
@@ -53,9 +42,7 @@ pub(super) fn check(schema: &FeatureSchema, spec: &ModelSpec) -> Result<(), Bund
     let mut names = HashSet::new();
     for feature in schema.iter() {
         if !names.insert(&feature.name) {
-            return Err(BundleError::FeatureDuplicate {
-                feature: feature.name.clone(),
-            });
+            return Err(BundleError::FeatureDuplicate { feature: feature.name.clone() });
         }
         check_default(feature)?;
         check_compute(feature)?;
@@ -70,12 +57,7 @@ pub(super) fn check(schema: &FeatureSchema, spec: &ModelSpec) -> Result<(), Bund
             let first = *dtype.get_or_insert(feature.dtype);
             if first != feature.dtype {
                 let (input, feature, found) = (input.name.clone(), name.clone(), feature.dtype);
-                return Err(BundleError::MixedTypes {
-                    input,
-                    first,
-                    feature,
-                    found,
-                });
+                return Err(BundleError::MixedTypes { input, first, feature, found });
             }
         }
     }
@@ -93,47 +75,27 @@ fn check_default(feature: &FeatureSpec) -> Result<(), BundleError> {
     }
     let found = feature.default.len();
     if found != feature.width {
-        return Err(BundleError::DefaultWidth {
-            feature: name,
-            found,
-            expected: feature.width,
-        });
+        return Err(BundleError::DefaultWidth { feature: name, found, expected: feature.width });
     }
     if feature.default.clone().into_dtype(feature.dtype).is_none() {
         let (found, expected) = (feature.default.dtype(), feature.dtype);
-        return Err(BundleError::DefaultType {
-            feature: name,
-            found,
-            expected,
-        });
+        return Err(BundleError::DefaultType { feature: name, found, expected });
     }
-    if is_finite(&feature.default) {
-        Ok(())
-    } else {
-        Err(BundleError::DefaultNotFinite { feature: name })
-    }
+    if is_finite(&feature.default) { Ok(()) } else { Err(BundleError::DefaultNotFinite { feature: name }) }
 }
 
 fn check_compute(feature: &FeatureSpec) -> Result<(), BundleError> {
     let name = feature.name.clone();
     let computed = matches!(name.namespace(), Namespace::Match | Namespace::Query);
     let Some(compute) = &feature.compute else {
-        return if computed {
-            Err(BundleError::ComputeMissing { feature: name })
-        } else {
-            Ok(())
-        };
+        return if computed { Err(BundleError::ComputeMissing { feature: name }) } else { Ok(()) };
     };
     if !computed {
         return Err(BundleError::ComputeNotAllowed { feature: name });
     }
     let of_query = matches!(compute, Compute::TokenCount);
     if of_query != (name.namespace() == Namespace::Query) {
-        let expected = if of_query {
-            "a query.* feature"
-        } else {
-            "a match.* feature"
-        };
+        let expected = if of_query { "a query.* feature" } else { "a match.* feature" };
         return Err(BundleError::ComputeWrong {
             feature: name,
             found: format!("{compute:?}"),
@@ -162,11 +124,8 @@ pub(super) fn check_columns(
                 (Column::F32(_) | Column::I64(_), DType::F32) | (Column::I64(_), DType::I64) => true,
                 (Column::Text(_), _) | (Column::F32(_), DType::I64) => false,
             };
-            let needed = Needed {
-                feature,
-                column: feature.name.local(),
-                expected: format!("{:?}", feature.dtype),
-            };
+            let needed =
+                Needed { feature, column: feature.name.local(), expected: format!("{:?}", feature.dtype) };
             require(table, file, &needed, fits)?;
         }
         let texts: Vec<&String> = match &feature.compute {
@@ -177,19 +136,12 @@ pub(super) fn check_columns(
             Some(Compute::VectorScore | Compute::TokenCount) | None => Vec::new(),
         };
         for column in texts {
-            let needed = Needed {
-                feature,
-                column,
-                expected: "text".to_owned(),
-            };
+            let needed = Needed { feature, column, expected: "text".to_owned() };
             require(table, file, &needed, |column| matches!(column, Column::Text(_)))?;
         }
         if matches!(feature.compute, Some(Compute::VectorScore)) && table.vectors.is_none() {
             let needed_by = feature.name.to_string();
-            return Err(BundleError::VectorsMissing {
-                file: file.to_owned(),
-                needed_by,
-            });
+            return Err(BundleError::VectorsMissing { file: file.to_owned(), needed_by });
         }
     }
     Ok(())

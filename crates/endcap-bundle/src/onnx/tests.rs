@@ -14,10 +14,7 @@ use crate::{
 
 fn sound() -> (TempDir, Bundle) {
     let folder = tempfile::tempdir().unwrap();
-    let options = TinyOptions {
-        items: 8,
-        ..TinyOptions::default()
-    };
+    let options = TinyOptions { items: 8, ..TinyOptions::default() };
     let bundle = tiny_bundle(folder.path(), &options, ShardCount::try_from(1).unwrap()).unwrap();
     bundle.check().unwrap();
     (folder, bundle)
@@ -37,67 +34,26 @@ fn graph(model: &mut Model) -> &mut Graph {
 }
 
 fn dim(value: &mut ValueInfo, at: usize) -> &mut Dimension {
-    &mut value
-        .value_type
-        .as_mut()
-        .unwrap()
-        .tensor
-        .as_mut()
-        .unwrap()
-        .shape
-        .as_mut()
-        .unwrap()
-        .dim[at]
+    &mut value.value_type.as_mut().unwrap().tensor.as_mut().unwrap().shape.as_mut().unwrap().dim[at]
 }
 
 fn set_type(value: &mut ValueInfo, elem_type: i32) {
-    value
-        .value_type
-        .as_mut()
-        .unwrap()
-        .tensor
-        .as_mut()
-        .unwrap()
-        .elem_type = elem_type;
+    value.value_type.as_mut().unwrap().tensor.as_mut().unwrap().elem_type = elem_type;
 }
 
 fn dynamic() -> Node {
-    Node {
-        op_type: "DynamicQuantizeLinear".to_owned(),
-        name: "q".to_owned(),
-        ..Node::default()
-    }
+    Node { op_type: "DynamicQuantizeLinear".to_owned(), name: "q".to_owned(), ..Node::default() }
 }
 
 fn constant(tensor: Tensor) -> Node {
-    let value = Attribute {
-        name: "value".to_owned(),
-        t: Some(tensor),
-        ..Attribute::default()
-    };
-    Node {
-        op_type: "Constant".to_owned(),
-        name: "c".to_owned(),
-        attribute: vec![value],
-        ..Node::default()
-    }
+    let value = Attribute { name: "value".to_owned(), t: Some(tensor), ..Attribute::default() };
+    Node { op_type: "Constant".to_owned(), name: "c".to_owned(), attribute: vec![value], ..Node::default() }
 }
 
 fn branch(node: Node) -> Node {
-    let inner = Graph {
-        node: vec![node],
-        ..Graph::default()
-    };
-    let attribute = Attribute {
-        name: "then_branch".to_owned(),
-        g: Some(inner),
-        ..Attribute::default()
-    };
-    Node {
-        op_type: "If".to_owned(),
-        attribute: vec![attribute],
-        ..Node::default()
-    }
+    let inner = Graph { node: vec![node], ..Graph::default() };
+    let attribute = Attribute { name: "then_branch".to_owned(), g: Some(inner), ..Attribute::default() };
+    Node { op_type: "If".to_owned(), attribute: vec![attribute], ..Node::default() }
 }
 
 const CASES: &[Case] = &[
@@ -205,11 +161,7 @@ const CASES: &[Case] = &[
             graph(m).initializer[0].raw_data = raw.into();
         },
         variant: "OnnxNotFinite",
-        expected: &[
-            "\"weights\" of ranker.onnx",
-            "NaN at position 2",
-            "train or export",
-        ],
+        expected: &["\"weights\" of ranker.onnx", "NaN at position 2", "train or export"],
     },
     Case {
         name: "NaN in typed data",
@@ -226,11 +178,7 @@ const CASES: &[Case] = &[
         file: "ranker.onnx",
         damage: |m| {
             let bits = half::f16::NAN.to_bits();
-            let tensor = Tensor {
-                data_type: FLOAT16,
-                int32_data: vec![0, bits.into()],
-                ..Tensor::default()
-            };
+            let tensor = Tensor { data_type: FLOAT16, int32_data: vec![0, bits.into()], ..Tensor::default() };
             graph(m).node.push(constant(tensor));
         },
         variant: "OnnxNotFinite",
@@ -241,11 +189,7 @@ const CASES: &[Case] = &[
         file: "ranker.onnx",
         damage: |m| {
             let raw_data = Bytes::copy_from_slice(&f64::NAN.to_le_bytes());
-            let tensor = Tensor {
-                data_type: DOUBLE,
-                raw_data,
-                ..Tensor::default()
-            };
+            let tensor = Tensor { data_type: DOUBLE, raw_data, ..Tensor::default() };
             graph(m).node.push(branch(constant(tensor)));
         },
         variant: "OnnxNotFinite",
@@ -261,11 +205,7 @@ const CASES: &[Case] = &[
                 ..Attribute::default()
             };
             let name = "trees".to_owned();
-            graph(m).node.push(Node {
-                name,
-                attribute: vec![values],
-                ..Node::default()
-            });
+            graph(m).node.push(Node { name, attribute: vec![values], ..Node::default() });
         },
         variant: "OnnxNotFinite",
         expected: &["trees.nodes_values", "position 1"],
@@ -282,10 +222,7 @@ const CASES: &[Case] = &[
         file: "ranker.onnx",
         damage: |m| graph(m).node.push(dynamic()),
         variant: "DynamicQuantization",
-        expected: &[
-            "ranker.onnx uses DynamicQuantizeLinear (node \"q\")",
-            "quantize statically",
-        ],
+        expected: &["ranker.onnx uses DynamicQuantizeLinear (node \"q\")", "quantize statically"],
     },
     Case {
         name: "dynamic quantization in a branch of the encoder",
@@ -297,11 +234,7 @@ const CASES: &[Case] = &[
     Case {
         name: "dynamic quantization in a local function",
         file: "ranker.onnx",
-        damage: |m| {
-            m.functions.push(Function {
-                node: vec![dynamic()],
-            })
-        },
+        damage: |m| m.functions.push(Function { node: vec![dynamic()] }),
         variant: "DynamicQuantization",
         expected: &["DynamicQuantizeLinear"],
     },
@@ -309,10 +242,7 @@ const CASES: &[Case] = &[
         name: "dynamic quantization, fused",
         file: "ranker.onnx",
         damage: |m| {
-            graph(m).node.push(Node {
-                op_type: "DynamicQuantizeMatMul".to_owned(),
-                ..Node::default()
-            });
+            graph(m).node.push(Node { op_type: "DynamicQuantizeMatMul".to_owned(), ..Node::default() });
         },
         variant: "DynamicQuantization",
         expected: &["DynamicQuantizeMatMul"],
@@ -327,22 +257,13 @@ fn every_bad_model_is_refused_with_file_found_and_expected() {
         let mut model = Model::decode(Bytes::from(fs::read(&path).unwrap())).unwrap();
         (case.damage)(&mut model);
         fs::write(&path, model.encode_to_vec()).unwrap();
-        let Err(error) = bundle.check() else {
-            panic!("{}: not noticed", case.name)
-        };
+        let Err(error) = bundle.check() else { panic!("{}: not noticed", case.name) };
         let (debug, message) = (format!("{error:?}"), error.to_string());
-        assert_eq!(
-            debug.split([' ', '{']).next(),
-            Some(case.variant),
-            "{}: {message}",
-            case.name
-        );
+        assert_eq!(debug.split([' ', '{']).next(), Some(case.variant), "{}: {message}", case.name);
         let mut rest = message.as_str();
         for part in case.expected {
             let found = rest.split_once(part);
-            rest = found
-                .unwrap_or_else(|| panic!("{}: no {part:?} in {message:?}", case.name))
-                .1;
+            rest = found.unwrap_or_else(|| panic!("{}: no {part:?} in {message:?}", case.name)).1;
         }
     }
 }
@@ -352,19 +273,10 @@ fn a_file_that_is_no_model_is_called_so() {
     let (_folder, bundle) = sound();
     let whole = fs::read(bundle.path("ranker.onnx")).unwrap();
     let half = whole[..whole.len() / 2].to_vec();
-    for bytes in [
-        Vec::new(),
-        b"hello, world".to_vec(),
-        vec![0; 100],
-        vec![0xff; 100],
-        half,
-    ] {
+    for bytes in [Vec::new(), b"hello, world".to_vec(), vec![0; 100], vec![0xff; 100], half] {
         fs::write(bundle.path("ranker.onnx"), &bytes).unwrap();
         let error = bundle.check().unwrap_err();
-        assert!(
-            matches!(&error, BundleError::NotOnnx { file, .. } if file == "ranker.onnx"),
-            "{error}"
-        );
+        assert!(matches!(&error, BundleError::NotOnnx { file, .. } if file == "ranker.onnx"), "{error}");
     }
 }
 
@@ -374,31 +286,16 @@ fn what_is_unusual_but_right_is_accepted() {
         // As onnxmltools writes a dynamic dimension.
         |m| *dim(&mut graph(m).input[0], 0) = Dimension::default(),
         // A graph may keep its shapes to itself.
-        |m| {
-            graph(m).input[0]
-                .value_type
-                .as_mut()
-                .unwrap()
-                .tensor
-                .as_mut()
-                .unwrap()
-                .shape = None
-        },
+        |m| graph(m).input[0].value_type.as_mut().unwrap().tensor.as_mut().unwrap().shape = None,
         // Weights are inputs, too, in files of before 2019.
         |m| {
-            let weights = ValueInfo {
-                name: "weights".to_owned(),
-                value_type: None,
-            };
+            let weights = ValueInfo { name: "weights".to_owned(), value_type: None };
             graph(m).input.push(weights);
         },
         // A mask is often made of infinities.
         |m| {
-            let tensor = Tensor {
-                data_type: FLOAT,
-                float_data: vec![f32::NEG_INFINITY],
-                ..Tensor::default()
-            };
+            let tensor =
+                Tensor { data_type: FLOAT, float_data: vec![f32::NEG_INFINITY], ..Tensor::default() };
             graph(m).node.push(constant(tensor));
         },
         // One more output is nobody's business.

@@ -36,28 +36,17 @@ pub(super) fn encoder(embeddings: &[f32], dim: usize) -> Vec<u8> {
             node("ReduceSum", &["masked", "middle"], "sum", &[("keepdims", 0)]),
             node("LpNormalization", &["sum"], "vector", &[("axis", 1), ("p", 2)]),
         ],
-        initializer: vec![
-            floats("embeddings", &[rows, dim], embeddings),
-            int("last", 2),
-            int("middle", 1),
-        ],
-        input: vec![
-            value("input_ids", INT64, &[0, 0]),
-            value("attention_mask", INT64, &[0, 0]),
-        ],
+        initializer: vec![floats("embeddings", &[rows, dim], embeddings), int("last", 2), int("middle", 1)],
+        input: vec![value("input_ids", INT64, &[0, 0]), value("attention_mask", INT64, &[0, 0])],
         output: vec![value("vector", FLOAT, &[0, dim])],
     })
 }
 
 /// A word-level tokenizer; id 0 is the unknown word.
 pub(super) fn tokenizer(words: &[&str]) -> serde_json::Value {
-    let known = words
-        .iter()
-        .enumerate()
-        .map(|(i, word)| ((*word).to_owned(), json!(i + 1)));
-    let vocabulary: serde_json::Map<_, _> = std::iter::once(("[UNK]".to_owned(), json!(0)))
-        .chain(known)
-        .collect();
+    let known = words.iter().enumerate().map(|(i, word)| ((*word).to_owned(), json!(i + 1)));
+    let vocabulary: serde_json::Map<_, _> =
+        std::iter::once(("[UNK]".to_owned(), json!(0))).chain(known).collect();
     json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
         "normalizer": { "type": "Lowercase" }, "pre_tokenizer": { "type": "Whitespace" },
@@ -67,17 +56,9 @@ pub(super) fn tokenizer(words: &[&str]) -> serde_json::Value {
 }
 
 fn model(graph: Graph) -> Vec<u8> {
-    let opset = OperatorSet {
-        domain: String::new(),
-        version: 17,
-    };
-    Model {
-        ir_version: 8,
-        graph: Some(graph),
-        opset_import: vec![opset],
-        functions: Vec::new(),
-    }
-    .encode_to_vec()
+    let opset = OperatorSet { domain: String::new(), version: 17 };
+    Model { ir_version: 8, graph: Some(graph), opset_import: vec![opset], functions: Vec::new() }
+        .encode_to_vec()
 }
 
 fn node(op: &str, inputs: &[&str], output: &str, ints: &[(&str, i64)]) -> Node {
@@ -111,29 +92,16 @@ fn floats(name: &str, dims: &[i64], values: &[f32]) -> Tensor {
 
 fn int(name: &str, value: i64) -> Tensor {
     let raw_data = Bytes::copy_from_slice(&value.to_le_bytes());
-    Tensor {
-        dims: vec![1],
-        data_type: INT64,
-        name: name.to_owned(),
-        raw_data,
-        ..Tensor::default()
-    }
+    Tensor { dims: vec![1], data_type: INT64, name: name.to_owned(), raw_data, ..Tensor::default() }
 }
 
 /// A graph input or output; a dimension of 0 is dynamic.
 fn value(name: &str, elem_type: i32, dims: &[i64]) -> ValueInfo {
     let dim = dims.iter().enumerate().map(|(i, value)| Dimension {
         value: *value,
-        param: if *value == 0 {
-            format!("d{i}")
-        } else {
-            String::new()
-        },
+        param: if *value == 0 { format!("d{i}") } else { String::new() },
     });
     let shape = Some(Shape { dim: dim.collect() });
     let tensor = Some(TensorType { elem_type, shape });
-    ValueInfo {
-        name: name.to_owned(),
-        value_type: Some(ValueType { tensor }),
-    }
+    ValueInfo { name: name.to_owned(), value_type: Some(ValueType { tensor }) }
 }

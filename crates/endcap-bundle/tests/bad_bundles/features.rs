@@ -14,16 +14,10 @@ const FEATURES: &[Case] = &[
         name: "missing feature",
         damage: |dir| {
             edit_json(dir, "features.json", |schema| {
-                schema["features"]
-                    .as_array_mut()
-                    .unwrap()
-                    .retain(|f| f["name"] != "item.rating");
+                schema["features"].as_array_mut().unwrap().retain(|f| f["name"] != "item.rating");
             });
         },
-        expected: (
-            "FeatureMissing",
-            &["input \"features\"", "item.rating", "declare it"],
-        ),
+        expected: ("FeatureMissing", &["input \"features\"", "item.rating", "declare it"]),
     },
     Case {
         name: "declared twice",
@@ -77,20 +71,12 @@ const FEATURES: &[Case] = &[
     },
     Case {
         name: "compute of a user feature",
-        damage: |dir| {
-            edit_feature(dir, "user.affinity", |f| {
-                f["compute"] = json!({"kind": "token_count"})
-            })
-        },
+        damage: |dir| edit_feature(dir, "user.affinity", |f| f["compute"] = json!({"kind": "token_count"})),
         expected: ("ComputeNotAllowed", &["user.affinity", "remove it"]),
     },
     Case {
         name: "compute of a context feature",
-        damage: |dir| {
-            edit_feature(dir, "context.hour", |f| {
-                f["compute"] = json!({"kind": "vector_score"})
-            })
-        },
+        damage: |dir| edit_feature(dir, "context.hour", |f| f["compute"] = json!({"kind": "vector_score"})),
         expected: ("ComputeNotAllowed", &["context.hour"]),
     },
     Case {
@@ -100,15 +86,8 @@ const FEATURES: &[Case] = &[
     },
     Case {
         name: "compute of another namespace",
-        damage: |dir| {
-            edit_feature(dir, "match.cosine", |f| {
-                f["compute"] = json!({"kind": "token_count"})
-            })
-        },
-        expected: (
-            "ComputeWrong",
-            &["match.cosine", "TokenCount", "expected a query.*"],
-        ),
+        damage: |dir| edit_feature(dir, "match.cosine", |f| f["compute"] = json!({"kind": "token_count"})),
+        expected: ("ComputeWrong", &["match.cosine", "TokenCount", "expected a query.*"]),
     },
     Case {
         name: "two types in one input",
@@ -118,39 +97,20 @@ const FEATURES: &[Case] = &[
                 f["default"] = json!([12]);
             });
         },
-        expected: (
-            "MixedTypes",
-            &["input \"features\"", "F32", "context.hour", "I64", "one dtype"],
-        ),
+        expected: ("MixedTypes", &["input \"features\"", "F32", "context.hour", "I64", "one dtype"]),
     },
     Case {
         name: "no such column",
         damage: |dir| {
-            edit_feature(dir, "match.overlap_name", |f| {
-                f["compute"]["column"] = json!("title")
-            });
+            edit_feature(dir, "match.overlap_name", |f| f["compute"]["column"] = json!("title"));
         },
-        expected: (
-            "ColumnMissing",
-            &[
-                "shard-00000",
-                "\"title\"",
-                "match.overlap_name",
-                "brand",
-                "add it",
-            ],
-        ),
+        expected: ("ColumnMissing", &["shard-00000", "\"title\"", "match.overlap_name", "brand", "add it"]),
     },
     Case {
         name: "a number where text is needed",
         damage: |dir| {
-            edit_feature(dir, "match.overlap_name", |f| {
-                f["compute"]["column"] = json!("price")
-            });
+            edit_feature(dir, "match.overlap_name", |f| f["compute"]["column"] = json!("price"));
         },
-        expected: (
-            "ColumnType",
-            &["\"price\"", "shard-00000", "f32", "expected text"],
-        ),
+        expected: ("ColumnType", &["\"price\"", "shard-00000", "f32", "expected text"]),
     },
 ];

@@ -35,10 +35,7 @@ const RECORDS: &[Case] = &[
     Case {
         name: "too few scores",
         damage: |dir| edit_line(dir, "golden.jsonl", |g| g["scores"] = json!([1.0])),
-        expected: (
-            "GoldenLength",
-            &["line 1 of golden.jsonl has 1 scores", "expected 8"],
-        ),
+        expected: ("GoldenLength", &["line 1 of golden.jsonl has 1 scores", "expected 8"]),
     },
     Case {
         name: "a score beyond f32",
@@ -53,10 +50,7 @@ const RECORDS: &[Case] = &[
     Case {
         name: "a row of another width",
         damage: |dir| edit_line(dir, "golden.jsonl", |g| g["inputs"]["features"][2] = json!([1.0])),
-        expected: (
-            "GoldenLength",
-            &["1 numbers in a row of input \"features\"", "expected 5"],
-        ),
+        expected: ("GoldenLength", &["1 numbers in a row of input \"features\"", "expected 5"]),
     },
     Case {
         name: "an input that nothing binds",
@@ -65,33 +59,18 @@ const RECORDS: &[Case] = &[
     },
     Case {
         name: "a feature that is not declared",
-        damage: |dir| {
-            edit_line(dir, "golden.jsonl", |g| {
-                g["features"]["user.shoe_size"] = json!([43.0])
-            })
-        },
+        damage: |dir| edit_line(dir, "golden.jsonl", |g| g["features"]["user.shoe_size"] = json!([43.0])),
         expected: ("GoldenValue", &["user.shoe_size", "declares"]),
     },
     Case {
         name: "a feature that is computed",
-        damage: |dir| {
-            edit_line(dir, "golden.jsonl", |g| {
-                g["features"]["match.cosine"] = json!([1.0])
-            })
-        },
+        damage: |dir| edit_line(dir, "golden.jsonl", |g| g["features"]["match.cosine"] = json!([1.0])),
         expected: ("GoldenValue", &["match.cosine", "computed"]),
     },
     Case {
         name: "a feature of another width",
-        damage: |dir| {
-            edit_line(dir, "golden.jsonl", |g| {
-                g["features"]["user.affinity"] = json!([1.0, 2.0])
-            })
-        },
-        expected: (
-            "GoldenLength",
-            &["2 numbers in feature user.affinity", "expected 1"],
-        ),
+        damage: |dir| edit_line(dir, "golden.jsonl", |g| g["features"]["user.affinity"] = json!([1.0, 2.0])),
+        expected: ("GoldenLength", &["2 numbers in feature user.affinity", "expected 1"]),
     },
     Case {
         name: "a query vector of another length",

@@ -28,10 +28,7 @@ struct Case {
 }
 
 fn run(cases: &[Case]) {
-    let options = TinyOptions {
-        items: 24,
-        ..TinyOptions::default()
-    };
+    let options = TinyOptions { items: 24, ..TinyOptions::default() };
     for case in cases {
         let folder = tempfile::tempdir().unwrap();
         let bundle = tiny_bundle(folder.path(), &options, ShardCount::try_from(3).unwrap()).unwrap();
@@ -53,9 +50,8 @@ fn expect(name: &str, error: &BundleError, (variant, parts): (&str, &[&str])) {
     assert_eq!(found, variant, "{name}: {message}");
     let mut rest = message.as_str();
     for part in parts {
-        let (_, after) = rest
-            .split_once(part)
-            .unwrap_or_else(|| panic!("{name}: no {part:?} in {message:?}"));
+        let (_, after) =
+            rest.split_once(part).unwrap_or_else(|| panic!("{name}: no {part:?} in {message:?}"));
         rest = after;
     }
 }
@@ -81,12 +77,7 @@ fn edit_line(dir: &Path, file: &str, edit: impl FnOnce(&mut Value)) {
 fn edit_feature(dir: &Path, name: &str, edit: impl FnOnce(&mut Value)) {
     edit_json(dir, "features.json", |schema| {
         let features = schema["features"].as_array_mut().unwrap();
-        edit(
-            features
-                .iter_mut()
-                .find(|feature| feature["name"] == name)
-                .unwrap(),
-        );
+        edit(features.iter_mut().find(|feature| feature["name"] == name).unwrap());
     });
 }
 
@@ -99,10 +90,7 @@ const SHARDS: &[Case] = &[
     Case {
         name: "not parquet",
         damage: |dir| fs::write(dir.join(FIRST_SHARD), "rows").unwrap(),
-        expected: (
-            "Parquet",
-            &["shard-00000", "not a readable parquet file", "write it again"],
-        ),
+        expected: ("Parquet", &["shard-00000", "not a readable parquet file", "write it again"]),
     },
     Case {
         name: "items of another shard",
@@ -115,10 +103,7 @@ const SHARDS: &[Case] = &[
                 m["items_total"] = json!(24 - own + other);
             });
         },
-        expected: (
-            "WrongShard",
-            &["item-", "shard-00000", "hashes to shard 1", "pack"],
-        ),
+        expected: ("WrongShard", &["item-", "shard-00000", "hashes to shard 1", "pack"]),
     },
     Case {
         name: "another number of rows",
@@ -133,10 +118,7 @@ const SHARDS: &[Case] = &[
     Case {
         name: "vectors of another length than the encoder's",
         damage: |dir| edit_json(dir, "bundle.json", |m| m["spec"]["encoder"]["dim"] = json!(9)),
-        expected: (
-            "OnnxShape",
-            &["\"vector\" of encoder.onnx", "8", "expected [batch, 9]"],
-        ),
+        expected: ("OnnxShape", &["\"vector\" of encoder.onnx", "8", "expected [batch, 9]"]),
     },
 ];
 
@@ -148,15 +130,8 @@ fn popular_items_are_distinct_and_in_the_catalogue() {
 const POPULAR: &[Case] = &[
     Case {
         name: "unknown",
-        damage: |dir| {
-            edit_json(dir, "popular.json", |p| {
-                p["overall"] = json!(["item-00000", "ghost"])
-            })
-        },
-        expected: (
-            "PopularUnknown",
-            &["popular.json", "\"ghost\"", "overall", "remove it"],
-        ),
+        damage: |dir| edit_json(dir, "popular.json", |p| p["overall"] = json!(["item-00000", "ghost"])),
+        expected: ("PopularUnknown", &["popular.json", "\"ghost\"", "overall", "remove it"]),
     },
     Case {
         name: "unknown in a segment",
@@ -165,11 +140,7 @@ const POPULAR: &[Case] = &[
     },
     Case {
         name: "twice",
-        damage: |dir| {
-            edit_json(dir, "popular.json", |p| {
-                p["overall"] = json!(["item-00000", "item-00000"])
-            })
-        },
+        damage: |dir| edit_json(dir, "popular.json", |p| p["overall"] = json!(["item-00000", "item-00000"])),
         expected: ("PopularDuplicate", &["item-00000", "twice in overall"]),
     },
     Case {

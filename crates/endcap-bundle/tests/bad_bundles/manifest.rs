@@ -30,37 +30,28 @@ const MANIFESTS: &[Case] = &[
     Case {
         name: "path that climbs",
         damage: |dir| {
-            edit_json(dir, "bundle.json", |m| {
-                m["files"]["../x"] = m["files"]["ranker.onnx"].clone()
-            })
+            edit_json(dir, "bundle.json", |m| m["files"]["../x"] = m["files"]["ranker.onnx"].clone())
         },
         expected: ("UnsafePath", &["../x", "expected"]),
     },
     Case {
         name: "absolute path",
         damage: |dir| {
-            edit_json(dir, "bundle.json", |m| {
-                m["files"]["/etc/x"] = m["files"]["ranker.onnx"].clone()
-            })
+            edit_json(dir, "bundle.json", |m| m["files"]["/etc/x"] = m["files"]["ranker.onnx"].clone())
         },
         expected: ("UnsafePath", &["/etc/x"]),
     },
     Case {
         name: "path with a backslash",
         damage: |dir| {
-            edit_json(dir, "bundle.json", |m| {
-                m["files"]["a\\b"] = m["files"]["ranker.onnx"].clone()
-            })
+            edit_json(dir, "bundle.json", |m| m["files"]["a\\b"] = m["files"]["ranker.onnx"].clone())
         },
         expected: ("UnsafePath", &["a\\\\b"]),
     },
     Case {
         name: "too few shards counted",
         damage: |dir| edit_json(dir, "bundle.json", |m| m["shard_rows"] = json!([24])),
-        expected: (
-            "Manifest",
-            &["shard_rows in bundle.json is 1 numbers", "expected 3"],
-        ),
+        expected: ("Manifest", &["shard_rows in bundle.json is 1 numbers", "expected 3"]),
     },
     Case {
         name: "sum of the shards",
@@ -69,11 +60,7 @@ const MANIFESTS: &[Case] = &[
     },
     Case {
         name: "row counts beyond any sum",
-        damage: |dir| {
-            edit_json(dir, "bundle.json", |m| {
-                m["shard_rows"] = json!([u64::MAX, u64::MAX, 1])
-            })
-        },
+        damage: |dir| edit_json(dir, "bundle.json", |m| m["shard_rows"] = json!([u64::MAX, u64::MAX, 1])),
         expected: ("Manifest", &["items_total", "24"]),
     },
     Case {
@@ -113,26 +100,13 @@ const MANIFESTS: &[Case] = &[
     Case {
         name: "an input of no features",
         damage: |dir| {
-            edit_json(dir, "bundle.json", |m| {
-                m["spec"]["ranker"]["inputs"][0]["features"] = json!([])
-            })
+            edit_json(dir, "bundle.json", |m| m["spec"]["ranker"]["inputs"][0]["features"] = json!([]))
         },
-        expected: (
-            "Manifest",
-            &[
-                "ranker.inputs[\"features\"].features",
-                "empty",
-                "at least one feature",
-            ],
-        ),
+        expected: ("Manifest", &["ranker.inputs[\"features\"].features", "empty", "at least one feature"]),
     },
     Case {
         name: "an encoder without tokens",
-        damage: |dir| {
-            edit_json(dir, "bundle.json", |m| {
-                m["spec"]["encoder"]["max_tokens"] = json!(0)
-            })
-        },
+        damage: |dir| edit_json(dir, "bundle.json", |m| m["spec"]["encoder"]["max_tokens"] = json!(0)),
         expected: ("Manifest", &["encoder.max_tokens", "0", "1 to"]),
     },
 ];

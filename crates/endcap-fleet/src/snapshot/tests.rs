@@ -28,69 +28,29 @@ fn record(digest: Digest, shards: u32) -> VersionRecord {
 /// One change that the coordinator may show.
 #[derive(Debug, Clone)]
 enum Change {
-    Register {
-        model: usize,
-        version: u64,
-        digest: u8,
-        shards: u32,
-    },
-    Ready {
-        model: usize,
-        version: u64,
-        shard: u32,
-        worker: u8,
-        digest: u8,
-    },
-    Gone {
-        model: usize,
-        version: u64,
-        shard: u32,
-        worker: u8,
-    },
-    Alias {
-        model: usize,
-        alias: usize,
-        version: u64,
-        permille: u16,
-    },
+    Register { model: usize, version: u64, digest: u8, shards: u32 },
+    Ready { model: usize, version: u64, shard: u32, worker: u8, digest: u8 },
+    Gone { model: usize, version: u64, shard: u32, worker: u8 },
+    Alias { model: usize, alias: usize, version: u64, permille: u16 },
 }
 
 fn changes() -> impl Strategy<Value = Vec<Change>> {
-    let change = prop_oneof![
-        (0..2_usize, 1..4_u64, 0..3_u8, 1..4_u32).prop_map(|(model, version, digest, shards)| {
-            Change::Register {
-                model,
-                version,
-                digest,
-                shards,
-            }
-        }),
-        (0..2_usize, 1..4_u64, 0..4_u32, 0..3_u8, 0..3_u8).prop_map(
-            |(model, version, shard, worker, digest)| {
-                Change::Ready {
-                    model,
-                    version,
-                    shard,
-                    worker,
-                    digest,
+    let change =
+        prop_oneof![
+            (0..2_usize, 1..4_u64, 0..3_u8, 1..4_u32).prop_map(|(model, version, digest, shards)| {
+                Change::Register { model, version, digest, shards }
+            }),
+            (0..2_usize, 1..4_u64, 0..4_u32, 0..3_u8, 0..3_u8).prop_map(
+                |(model, version, shard, worker, digest)| {
+                    Change::Ready { model, version, shard, worker, digest }
                 }
-            }
-        ),
-        (0..2_usize, 1..4_u64, 0..4_u32, 0..3_u8).prop_map(|(model, version, shard, worker)| Change::Gone {
-            model,
-            version,
-            shard,
-            worker
-        }),
-        (0..2_usize, 0..3_usize, 1..4_u64, 0..1001_u16).prop_map(|(model, alias, version, permille)| {
-            Change::Alias {
-                model,
-                alias,
-                version,
-                permille,
-            }
-        }),
-    ];
+            ),
+            (0..2_usize, 1..4_u64, 0..4_u32, 0..3_u8)
+                .prop_map(|(model, version, shard, worker)| Change::Gone { model, version, shard, worker }),
+            (0..2_usize, 0..3_usize, 1..4_u64, 0..1001_u16).prop_map(|(model, alias, version, permille)| {
+                Change::Alias { model, alias, version, permille }
+            }),
+        ];
     prop::collection::vec(change, 0..80)
 }
 
@@ -102,54 +62,25 @@ fn apply(view: &mut FleetView, change: Change) {
         shard,
     };
     match change {
-        Change::Register {
-            model,
-            version,
-            digest: byte,
-            shards,
-        } => {
+        Change::Register { model, version, digest: byte, shards } => {
             let versions = &mut view.models.entry(name(model)).or_default().versions;
             // Versions are immutable: a second registration changes nothing.
             versions
                 .entry(Version::try_from(version).unwrap())
                 .or_insert_with(|| record(digest(byte), shards));
         }
-        Change::Ready {
-            model,
-            version,
-            shard,
-            worker,
-            digest: byte,
-        } => {
-            let ready = ReadyRecord {
-                digest: digest(byte),
-                endpoint: format!("w{worker}-d{byte}"),
-            };
-            view.ready
-                .entry(key(model, version, shard))
-                .or_default()
-                .insert(format!("w{worker}"), ready);
+        Change::Ready { model, version, shard, worker, digest: byte } => {
+            let ready = ReadyRecord { digest: digest(byte), endpoint: format!("w{worker}-d{byte}") };
+            view.ready.entry(key(model, version, shard)).or_default().insert(format!("w{worker}"), ready);
         }
-        Change::Gone {
-            model,
-            version,
-            shard,
-            worker,
-        } => {
+        Change::Gone { model, version, shard, worker } => {
             if let Some(replicas) = view.ready.get_mut(&key(model, version, shard)) {
                 replicas.remove(&format!("w{worker}"));
             }
         }
-        Change::Alias {
-            model,
-            alias,
-            version,
-            permille,
-        } => {
+        Change::Alias { model, alias, version, permille } => {
             let rollout: &mut RolloutRecord = &mut view.models.entry(name(model)).or_default().rollout;
-            rollout
-                .aliases
-                .insert(Alias::ALL[alias], Version::try_from(version).unwrap());
+            rollout.aliases.insert(Alias::ALL[alias], Version::try_from(version).unwrap());
             rollout.candidate_permille = permille;
         }
     }
@@ -191,25 +122,8 @@ fn what_cannot_be_placed_says_why() {
     let mut view = FleetView::default();
     let model: ModelName = "a".parse().unwrap();
     let other: ModelName = "zzz".parse().unwrap();
-    apply(
-        &mut view,
-        Change::Register {
-            model: 0,
-            version: 1,
-            digest: 1,
-            shards: 3,
-        },
-    );
-    apply(
-        &mut view,
-        Change::Ready {
-            model: 0,
-            version: 1,
-            shard: 1,
-            worker: 0,
-            digest: 1,
-        },
-    );
+    apply(&mut view, Change::Register { model: 0, version: 1, digest: 1, shards: 3 });
+    apply(&mut view, Change::Ready { model: 0, version: 1, shard: 1, worker: 0, digest: 1 });
     let snapshot = RoutingSnapshot::build(&view);
     let says = |model: &ModelName, target| snapshot.route(model, target).unwrap_err().to_string();
     assert!(says(&other, Target::Alias(Alias::Stable)).contains("known are: a"));

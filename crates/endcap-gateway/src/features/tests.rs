@@ -28,12 +28,9 @@ impl FeatureSource for Fake {
             std::future::pending::<()>().await;
         }
         match self.error {
-            Some(code) => Err(RemoteError {
-                code,
-                message: String::new(),
-                violations: Vec::new(),
-                retry_after: None,
-            }),
+            Some(code) => {
+                Err(RemoteError { code, message: String::new(), violations: Vec::new(), retry_after: None })
+            }
             None => Ok(self.groups.clone()),
         }
     }
@@ -47,21 +44,13 @@ fn name(text: &str) -> FeatureName {
 fn parts(names: &[&str]) -> Parts {
     let spec = |text: &&str| FeatureSpec {
         name: name(text),
-        dtype: if text.starts_with("user") {
-            DType::F32
-        } else {
-            DType::I64
-        },
+        dtype: if text.starts_with("user") { DType::F32 } else { DType::I64 },
         width: if text.starts_with("user") { 2 } else { 1 },
         default: FeatureValue::F32(Vec::new()),
         ttl_s: Some(60),
         compute: None,
     };
-    let ranker = RankerSpec {
-        file: String::new(),
-        inputs: Vec::new(),
-        output: String::new(),
-    };
+    let ranker = RankerSpec { file: String::new(), inputs: Vec::new(), output: String::new() };
     Parts {
         spec: ModelSpec {
             model: "m".parse().unwrap(),
@@ -85,39 +74,20 @@ fn asked(user: &str, session: &str) -> Asked {
         session_id: session.into(),
         ..Default::default()
     };
-    Asked::from_wire(
-        wire,
-        &crate::config::Limits {
-            limit: 1,
-            candidates: 1,
-            query_bytes: 9,
-        },
-    )
-    .unwrap()
+    Asked::from_wire(wire, &crate::config::Limits { limit: 1, candidates: 1, query_bytes: 9 }).unwrap()
 }
 
 fn group(name_of: &str, value: FeatureValue, age_s: u64) -> Option<FeatureGroup> {
-    Some(FeatureGroup {
-        values: BTreeMap::from([(name(name_of), value)]),
-        age: Duration::from_secs(age_s),
-    })
+    Some(FeatureGroup { values: BTreeMap::from([(name(name_of), value)]), age: Duration::from_secs(age_s) })
 }
 
 async fn fetch(fake: Fake, caches: &[&str], asked: &Asked) -> (Fetched, Vec<FeatureKey>, Duration) {
     let fake = Arc::new(fake);
-    let features = Features {
-        source: fake.clone(),
-        budget: Duration::from_millis(10),
-    };
-    let call = Call {
-        deadline: Deadline::after(Duration::from_secs(1)),
-        id: RequestId::new(),
-    };
+    let features = Features { source: fake.clone(), budget: Duration::from_millis(10) };
+    let call = Call { deadline: Deadline::after(Duration::from_secs(1)), id: RequestId::new() };
     let caches: Vec<String> = caches.iter().map(|cache| (*cache).to_owned()).collect();
     let started = tokio::time::Instant::now();
-    let fetched = features
-        .fetch(&parts(&["user.a", "session.b"]), &caches, asked, &call)
-        .await;
+    let fetched = features.fetch(&parts(&["user.a", "session.b"]), &caches, asked, &call).await;
     let keys = fake.asked.lock().clone();
     (fetched, keys, started.elapsed())
 }
@@ -128,28 +98,16 @@ async fn without_a_shopper_nothing_is_asked_and_nothing_is_given_up() {
     assert_eq!((fetched, keys), (Fetched::default(), Vec::new()));
 
     // Nor for a shopper of whom the version reads nothing.
-    let features = Features {
-        source: Arc::new(Fake::default()),
-        budget: Duration::from_millis(10),
-    };
-    let call = Call {
-        deadline: Deadline::after(Duration::from_secs(1)),
-        id: RequestId::new(),
-    };
-    assert_eq!(
-        features.fetch(&parts(&[]), &[], &asked("u", "s"), &call).await,
-        Fetched::default()
-    );
+    let features = Features { source: Arc::new(Fake::default()), budget: Duration::from_millis(10) };
+    let call = Call { deadline: Deadline::after(Duration::from_secs(1)), id: RequestId::new() };
+    assert_eq!(features.fetch(&parts(&[]), &[], &asked("u", "s"), &call).await, Fetched::default());
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_the_schema_declares_is_used() {
     let user = group("user.a", FeatureValue::I64(vec![1, 2]), 59);
     let session = group("session.b", FeatureValue::I64(vec![7]), 0);
-    let fake = Fake {
-        groups: vec![user, session],
-        ..Fake::default()
-    };
+    let fake = Fake { groups: vec![user, session], ..Fake::default() };
     let ((values, reason), keys, _) = fetch(fake, &["c"], &asked("u", "s")).await;
     assert_eq!(reason, None);
     assert_eq!(keys.len(), 2);
@@ -168,53 +126,26 @@ async fn what_is_missing_stale_or_malformed_counts_as_missing() {
         group("user.a", FeatureValue::F32(vec![1.0, 2.0]), 61),
     ];
     for case in cases {
-        let fake = Fake {
-            groups: vec![case.clone()],
-            ..Fake::default()
-        };
+        let fake = Fake { groups: vec![case.clone()], ..Fake::default() };
         let (fetched, ..) = fetch(fake, &["c"], &asked("u", "")).await;
-        assert_eq!(
-            fetched,
-            (BTreeMap::new(), Some(DegradationReason::FeaturesMissing)),
-            "{case:?}"
-        );
+        assert_eq!(fetched, (BTreeMap::new(), Some(DegradationReason::FeaturesMissing)), "{case:?}");
     }
-    let fake = Fake {
-        groups: vec![group("session.b", FeatureValue::F32(vec![1.0]), 0)],
-        ..Fake::default()
-    };
+    let fake = Fake { groups: vec![group("session.b", FeatureValue::F32(vec![1.0]), 0)], ..Fake::default() };
     let (fetched, ..) = fetch(fake, &["c"], &asked("", "s")).await;
-    assert_eq!(
-        fetched.1,
-        Some(DegradationReason::FeaturesMissing),
-        "a float is no integer"
-    );
+    assert_eq!(fetched.1, Some(DegradationReason::FeaturesMissing), "a float is no integer");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_cache_that_hangs_or_fails_costs_the_budget_at_most() {
     let cases = [
+        (Fake { hangs: true, ..Fake::default() }, &["c"][..], DegradationReason::FeaturesTimedOut),
         (
-            Fake {
-                hangs: true,
-                ..Fake::default()
-            },
-            &["c"][..],
-            DegradationReason::FeaturesTimedOut,
-        ),
-        (
-            Fake {
-                error: Some(ErrorCode::DeadlineExceeded),
-                ..Fake::default()
-            },
+            Fake { error: Some(ErrorCode::DeadlineExceeded), ..Fake::default() },
             &["c"],
             DegradationReason::FeaturesTimedOut,
         ),
         (
-            Fake {
-                error: Some(ErrorCode::Unavailable),
-                ..Fake::default()
-            },
+            Fake { error: Some(ErrorCode::Unavailable), ..Fake::default() },
             &["c"],
             DegradationReason::FeaturesUnavailable,
         ),

@@ -25,21 +25,11 @@ fn pin(version: u64) -> VersionPin {
 }
 
 fn error(code: ErrorCode) -> RemoteError {
-    RemoteError {
-        code,
-        message: String::new(),
-        violations: Vec::new(),
-        retry_after: None,
-    }
+    RemoteError { code, message: String::new(), violations: Vec::new(), retry_after: None }
 }
 
 async fn act(does: Does) -> Result<Pinned<&'static str>, RemoteError> {
-    let answer = |answer, version| {
-        Ok(Pinned {
-            pin: Some(pin(version)),
-            answer,
-        })
-    };
+    let answer = |answer, version| Ok(Pinned { pin: Some(pin(version)), answer });
     match does {
         Does::Answers(text) => answer(text, 1),
         Does::AnswersAfter(ms, text) => {
@@ -55,16 +45,10 @@ async fn act(does: Does) -> Result<Pinned<&'static str>, RemoteError> {
 /// Asks workers that behave like this within 100 ms; also says who was asked, and how long it took.
 async fn ask(load: &Load, workers: &[(&str, Does)]) -> (Result<&'static str, Fault>, Vec<String>, Duration) {
     let behaviour: BTreeMap<&str, Does> = workers.iter().cloned().collect();
-    let replica = |name: &&str| Replica {
-        worker: (*name).to_owned(),
-        endpoint: (*name).to_owned(),
-    };
+    let replica = |name: &&str| Replica { worker: (*name).to_owned(), endpoint: (*name).to_owned() };
     let replicas: Vec<Replica> = behaviour.keys().map(replica).collect();
     let replicas: Vec<&Replica> = replicas.iter().collect();
-    let call = Call {
-        deadline: Deadline::after(Duration::from_millis(100)),
-        id: RequestId::new(),
-    };
+    let call = Call { deadline: Deadline::after(Duration::from_millis(100)), id: RequestId::new() };
     let asked = Mutex::new(Vec::new());
     let started = tokio::time::Instant::now();
     let answer = load
@@ -78,12 +62,9 @@ async fn ask(load: &Load, workers: &[(&str, Does)]) -> (Result<&'static str, Fau
 
 #[tokio::test(start_paused = true)]
 async fn a_failing_replica_is_followed_by_another_at_once() {
-    for code in [
-        ErrorCode::Unavailable,
-        ErrorCode::Internal,
-        ErrorCode::FailedPrecondition,
-        ErrorCode::Overloaded,
-    ] {
+    for code in
+        [ErrorCode::Unavailable, ErrorCode::Internal, ErrorCode::FailedPrecondition, ErrorCode::Overloaded]
+    {
         let load = Load::default();
         for _ in 0..8 {
             let workers = [("bad", Does::Fails(code)), ("good", Does::Answers("yes"))];
@@ -101,10 +82,7 @@ async fn the_outcome_says_what_went_wrong() {
         (Does::Fails(ErrorCode::Unavailable), Fault::Failed),
         (Does::Fails(ErrorCode::DeadlineExceeded), Fault::TimedOut),
         (Does::Fails(ErrorCode::Forbidden), Fault::Failed),
-        (
-            Does::Fails(ErrorCode::InvalidArgument),
-            Fault::Refused(error(ErrorCode::InvalidArgument)),
-        ),
+        (Does::Fails(ErrorCode::InvalidArgument), Fault::Refused(error(ErrorCode::InvalidArgument))),
         (Does::AnswersFromVersion(2), Fault::Failed),
         (Does::Hangs, Fault::TimedOut),
     ];
@@ -138,10 +116,7 @@ async fn a_replica_that_hangs_costs_half_of_the_time_at_most() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_replica_may_still_be_first() {
     // Both need more than half of the time: giving the first one up would give the answer up.
-    let workers = [
-        ("a", Does::AnswersAfter(70, "slow")),
-        ("b", Does::AnswersAfter(70, "slow")),
-    ];
+    let workers = [("a", Does::AnswersAfter(70, "slow")), ("b", Does::AnswersAfter(70, "slow"))];
     let (answer, asked, took) = ask(&Load::default(), &workers).await;
     assert_eq!((answer, asked.len()), (Ok("slow"), 2));
     assert_eq!(took.as_millis(), 70);

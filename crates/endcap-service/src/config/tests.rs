@@ -56,7 +56,9 @@ fn every_shipped_key_is_documented() {
 
 #[test]
 fn sizes_have_units() {
-    for (text, bytes) in [("7", Some(7)), ("512MiB", Some(512 << 20)), ("1 GiB", Some(1 << 30)), ("1GB", None)] {
+    for (text, bytes) in
+        [("7", Some(7)), ("512MiB", Some(512 << 20)), ("1 GiB", Some(1 << 30)), ("1GB", None)]
+    {
         assert_eq!(ByteSize::from_value(&Value::String(text.into())).map(|size| size.0), bytes, "{text}");
     }
 }
