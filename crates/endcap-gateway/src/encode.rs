@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use endcap_fleet::{Replica, Route};
 use endcap_types::Digest;
-use moka::sync::Cache;
+use moka::{policy::EvictionPolicy, sync::Cache};
 
 use crate::{
     ports::{Call, ShardClient},
@@ -24,10 +24,16 @@ pub(crate) struct Encoder {
 
 impl Encoder {
     pub(crate) fn new(client: Arc<dyn ShardClient>, load: Arc<Load>, entries: u64) -> Self {
+        // Least recently used first: with a policy that favours the frequent, the vectors of a version that was replaced
+        // would keep those of the new one out.
+        let vectors = Cache::builder()
+            .max_capacity(entries)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
         Self {
             client,
             load,
-            vectors: Cache::new(entries),
+            vectors,
         }
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use endcap_fleet::{Route, RouteError, Target};
 use endcap_types::{
-    Alias, Arm, Compute, DegradationReason, FeatureName, FeatureValue, ModelName, VersionPin, Violations,
+    Arm, Compute, DegradationReason, FeatureName, FeatureValue, ModelName, VersionPin, Violations,
 };
 
 use crate::{
@@ -39,9 +39,7 @@ pub(crate) fn place(routes: &Routes, model: &ModelName, asked: &Asked) -> Result
             }
             (
                 Target::Rollout(_),
-                error @ RouteError::NoAlias {
-                    alias: Alias::Stable, ..
-                },
+                error @ (RouteError::NoAlias { .. } | RouteError::UnknownVersion { .. }),
             ) => {
                 return Err(nothing_loaded(model, error.to_string()));
             }
