@@ -47,7 +47,11 @@ pub(crate) fn answered(quality: &Quality) {
     histogram!("endcap_coverage_ratio", "model" => model).record(quality.coverage.ratio());
 }
 
+/// A stage that was skipped is no sample of how long it takes.
 pub(crate) fn stage(stage: Stage, took: Duration) {
+    if took.is_zero() {
+        return;
+    }
     histogram!("endcap_stage_duration_seconds", "stage" => stage.as_str()).record(took.as_secs_f64());
 }
 

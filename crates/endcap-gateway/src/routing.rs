@@ -113,12 +113,15 @@ impl Follower {
             let (view, feature_caches) = read(&self.keys, &entries.borrow_and_update());
             let wanted = wanted(&view);
             parts.retain(|digest, _| wanted.contains(digest));
+            let mut begun = false;
             for digest in &wanted {
                 if !parts.contains_key(digest) && fetching.insert(*digest) {
                     fetches.push(fetch(Arc::clone(&self.store), *digest).boxed());
+                    begun = true;
                 }
             }
-            let patience = Instant::now() + PATIENCE;
+            // Once: a store that hangs must not hold up all later news.
+            let patience = Instant::now() + if begun { PATIENCE } else { Duration::ZERO };
             while !fetches.is_empty()
                 && let Ok(Some(fetched)) = tokio::time::timeout_at(patience, fetches.next()).await
             {
@@ -141,8 +144,17 @@ impl Follower {
 }
 
 async fn fetch(store: Arc<BundleStore>, digest: Digest) -> (Digest, Result<Parts, BundleError>) {
-    let bundle = store.fetch(digest, endcap_bundle::Parts::Gateway).await;
-    (digest, bundle.and_then(|bundle| Parts::read(&bundle)))
+    (digest, fetch_parts(&store, digest).await)
+}
+
+async fn fetch_parts(store: &BundleStore, digest: Digest) -> Result<Parts, BundleError> {
+    let bundle = store.fetch(digest, endcap_bundle::Parts::Gateway).await?;
+    // A popularity list can be long; reading it must not hold up requests.
+    let read = tokio::task::spawn_blocking(move || Parts::read(&bundle));
+    let ended = |error: tokio::task::JoinError| BundleError::TaskEnded {
+        detail: error.to_string(),
+    };
+    read.await.map_err(ended)?
 }
 
 fn keep(

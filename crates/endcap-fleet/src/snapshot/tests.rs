@@ -99,22 +99,48 @@ proptest! {
                 .chain((1..4).map(|version| Target::Version(Version::try_from(version).unwrap())));
             for target in targets {
                 for model in MODELS.map(|name| name.parse::<ModelName>().unwrap()) {
-                    let Ok((route, _)) = snapshot.route(&model, target) else { continue };
-                    prop_assert_eq!(&route.pin.model, &model);
-                    prop_assert_eq!(route.shards.len(), route.shard_count.get() as usize);
-                    let known = &view.models[&model].versions[&route.pin.version];
-                    prop_assert_eq!(known.digest, route.pin.digest);
-                    for (shard, replicas) in (0..).zip(&route.shards) {
-                        prop_assert!(!replicas.is_empty());
-                        for replica in replicas {
-                            let key = ShardKey { model: model.clone(), version: route.pin.version, shard };
-                            prop_assert_eq!(view.ready[&key][&replica.worker].digest, route.pin.digest);
+                    match snapshot.route(&model, target) {
+                        Ok((route, _)) => {
+                            prop_assert!(route.shards.iter().all(|replicas| !replicas.is_empty()));
+                            if let Target::Version(version) = target {
+                                prop_assert_eq!(version, route.pin.version);
+                            }
+                            check(&view, &model, &route)?;
                         }
+                        Err(RouteError::NotRoutable { pin, missing }) => {
+                            prop_assert!(!missing.is_empty());
+                            if let Some(partial) = snapshot.partial(&pin) {
+                                prop_assert_eq!(&partial.pin, &pin);
+                                check(&view, &model, &partial)?;
+                                let empty = (0..).zip(&partial.shards).filter(|(_, shard)| shard.is_empty());
+                                prop_assert_eq!(empty.map(|(shard, _)| shard).collect::<Vec<_>>(), missing);
+                            }
+                        }
+                        Err(_) => {}
                     }
                 }
             }
         }
     }
+}
+
+/// Every replica of a route holds exactly the route's version, by the fleet's own records.
+fn check(view: &FleetView, model: &ModelName, route: &Route) -> Result<(), TestCaseError> {
+    prop_assert_eq!(&route.pin.model, model);
+    prop_assert_eq!(route.shards.len(), route.shard_count.get() as usize);
+    let known = &view.models[model].versions[&route.pin.version];
+    prop_assert_eq!(known.digest, route.pin.digest);
+    for (shard, replicas) in (0..).zip(&route.shards) {
+        let key = ShardKey {
+            model: model.clone(),
+            version: route.pin.version,
+            shard,
+        };
+        for replica in replicas {
+            prop_assert_eq!(view.ready[&key][&replica.worker].digest, route.pin.digest);
+        }
+    }
+    Ok(())
 }
 
 #[test]
