@@ -26,15 +26,8 @@ impl Encoder {
     pub(crate) fn new(client: Arc<dyn ShardClient>, load: Arc<Load>, entries: u64) -> Self {
         // Least recently used first: with a policy that favours the frequent, the vectors of a version that was replaced
         // would keep those of the new one out.
-        let vectors = Cache::builder()
-            .max_capacity(entries)
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
-        Self {
-            client,
-            load,
-            vectors,
-        }
+        let vectors = Cache::builder().max_capacity(entries).eviction_policy(EvictionPolicy::lru()).build();
+        Self { client, load, vectors }
     }
 
     /// The vector of a normalised query, `dim` numbers, no later than the call's deadline.
@@ -49,12 +42,8 @@ impl Encoder {
         if let Some(vector) = self.vectors.get(&key) {
             return Ok(vector);
         }
-        let workers: BTreeMap<&str, &Replica> = route
-            .shards
-            .iter()
-            .flatten()
-            .map(|replica| (replica.endpoint.as_str(), replica))
-            .collect();
+        let workers: BTreeMap<&str, &Replica> =
+            route.shards.iter().flatten().map(|replica| (replica.endpoint.as_str(), replica)).collect();
         let workers: Vec<&Replica> = self.load.some(workers.into_values().collect(), MOST_WORKERS);
         let vector = self
             .load

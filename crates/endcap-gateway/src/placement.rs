@@ -48,20 +48,11 @@ pub(crate) fn place(routes: &Routes, model: &ModelName, asked: &Asked) -> Result
     };
     let parts = routes.parts(pin.digest).cloned();
     let parts = parts.ok_or_else(|| nothing_loaded(model, format!("the bundle of {pin} is not here yet")))?;
-    Ok(Placed {
-        pin,
-        arm,
-        parts,
-        route,
-        reason,
-    })
+    Ok(Placed { pin, arm, parts, route, reason })
 }
 
 fn nothing_loaded(model: &ModelName, detail: String) -> RecommendError {
-    RecommendError::NothingLoaded {
-        model: model.clone(),
-        detail,
-    }
+    RecommendError::NothingLoaded { model: model.clone(), detail }
 }
 
 impl Placed {
@@ -70,10 +61,8 @@ impl Placed {
     pub(crate) fn check(&self, asked: &Asked) -> Result<BTreeMap<FeatureName, FeatureValue>, Violations> {
         let mut found = Violations::default();
         if !asked.is_rerank() && self.depth().is_none() {
-            let text = format!(
-                "is empty, but {} only reranks: it has no query encoder; send candidates",
-                self.pin
-            );
+            let text =
+                format!("is empty, but {} only reranks: it has no query encoder; send candidates", self.pin);
             found.push("candidates", text);
         }
         let mut context = BTreeMap::new();
@@ -104,22 +93,13 @@ impl Placed {
     /// Items to retrieve, if the version can retrieve.
     pub(crate) fn depth(&self) -> Option<u32> {
         self.parts.spec.encoder.as_ref()?;
-        self.parts
-            .spec
-            .retrieval
-            .as_ref()
-            .map(|retrieval| retrieval.depth)
+        self.parts.spec.retrieval.as_ref().map(|retrieval| retrieval.depth)
     }
 
     /// Length of the query's vector, if the request needs one: to retrieve, or for a feature of the ranker.
     pub(crate) fn dim(&self, asked: &Asked) -> Option<usize> {
         let encoder = self.parts.spec.encoder.as_ref()?;
-        let read = || {
-            self.parts
-                .features
-                .values()
-                .any(|spec| spec.compute == Some(Compute::VectorScore))
-        };
+        let read = || self.parts.features.values().any(|spec| spec.compute == Some(Compute::VectorScore));
         let needed = !asked.query.is_empty() && (!asked.is_rerank() || read());
         needed.then_some(encoder.dim)
     }

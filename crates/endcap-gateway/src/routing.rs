@@ -151,9 +151,7 @@ async fn fetch_parts(store: &BundleStore, digest: Digest) -> Result<Parts, Bundl
     let bundle = store.fetch(digest, endcap_bundle::Parts::Gateway).await?;
     // A popularity list can be long; reading it must not hold up requests.
     let read = tokio::task::spawn_blocking(move || Parts::read(&bundle));
-    let ended = |error: tokio::task::JoinError| BundleError::TaskEnded {
-        detail: error.to_string(),
-    };
+    let ended = |error: tokio::task::JoinError| BundleError::TaskEnded { detail: error.to_string() };
     read.await.map_err(ended)?
 }
 

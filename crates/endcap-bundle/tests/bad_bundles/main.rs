@@ -7,13 +7,18 @@ mod features;
 mod golden;
 mod manifest;
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    path::Path,
+};
 
+use arrow::{array::UInt32Array, compute::take_record_batch};
 use endcap_bundle::{
     Bundle, BundleError,
     test_util::{TinyOptions, tiny_bundle},
 };
 use endcap_types::{Coded as _, ErrorCode, ShardCount};
+use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
 use serde_json::{Value, json};
 
 const FIRST_SHARD: &str = "items/shard-00000-of-00003.parquet";
@@ -81,6 +86,19 @@ fn edit_feature(dir: &Path, name: &str, edit: impl FnOnce(&mut Value)) {
     });
 }
 
+/// Writes the first shard again with these of its own rows.
+fn rewrite_rows(dir: &Path, rows: impl FnOnce(u32) -> Vec<u32>) {
+    let file = File::open(dir.join(FIRST_SHARD)).unwrap();
+    let mut reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let batch = reader.next().unwrap().unwrap();
+    let rows = UInt32Array::from(rows(u32::try_from(batch.num_rows()).unwrap()));
+    let batch = take_record_batch(&batch, &rows).unwrap();
+    let file = File::create(dir.join(FIRST_SHARD)).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
 #[test]
 fn shard_files_hold_exactly_their_own_items() {
     run(SHARDS);
@@ -104,6 +122,21 @@ const SHARDS: &[Case] = &[
             });
         },
         expected: ("WrongShard", &["item-", "shard-00000", "hashes to shard 1", "pack"]),
+    },
+    Case {
+        name: "an item twice",
+        damage: |dir| rewrite_rows(dir, |rows| [0].into_iter().chain(0..rows - 1).collect()),
+        expected: ("DuplicateItem", &["item-", "shard-00000", "more than once", "remove"]),
+    },
+    Case {
+        name: "items out of order",
+        damage: |dir| rewrite_rows(dir, |rows| (0..rows).rev().collect()),
+        expected: ("ItemOrder", &["item-", "shard-00000", "expected ascending", "pack"]),
+    },
+    Case {
+        name: "a row less",
+        damage: |dir| rewrite_rows(dir, |rows| (1..rows).collect()),
+        expected: ("RowCount", &["shard-00000", "rows, bundle.json says"]),
     },
     Case {
         name: "another number of rows",

@@ -131,11 +131,7 @@ fn check(view: &FleetView, model: &ModelName, route: &Route) -> Result<(), TestC
     let known = &view.models[model].versions[&route.pin.version];
     prop_assert_eq!(known.digest, route.pin.digest);
     for (shard, replicas) in (0..).zip(&route.shards) {
-        let key = ShardKey {
-            model: model.clone(),
-            version: route.pin.version,
-            shard,
-        };
+        let key = ShardKey { model: model.clone(), version: route.pin.version, shard };
         for replica in replicas {
             prop_assert_eq!(view.ready[&key][&replica.worker].digest, route.pin.digest);
         }

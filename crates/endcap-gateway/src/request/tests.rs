@@ -29,7 +29,6 @@ fn with_context(name: &str, floats: &[f32], ints: &[i64]) -> pb::RecommendReques
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn every_fault_names_its_field_and_what_was_found() {
     let many = |n: usize| (0..n).map(|i| format!("i{i}")).collect::<Vec<_>>();
     check(pb::RecommendRequest { query: " \t\n".into(), ..good() }, "query", "empty");

@@ -78,11 +78,7 @@ impl Fleet {
     ) {
         let source = self.folder.path().join(format!("source-{version}"));
         std::fs::create_dir(&source).unwrap();
-        let options = TinyOptions {
-            items: ITEMS,
-            variant: format!("v{version}"),
-            ..TinyOptions::default()
-        };
+        let options = TinyOptions { items: ITEMS, variant: format!("v{version}"), ..TinyOptions::default() };
         tiny_source(&source, &options).unwrap();
         let spec = source.join("model.json");
         let mut value = serde_json::from_slice(&std::fs::read(&spec).unwrap()).unwrap();
@@ -109,36 +105,18 @@ impl Fleet {
         };
         self.bundles.insert(version, bundle);
         let pin = self.pin(version);
-        self.put(&self.keys.version(&pin.model, pin.version), &record)
-            .await;
+        self.put(&self.keys.version(&pin.model, pin.version), &record).await;
     }
 
     /// Starts a worker that holds these shards and says so.
     pub(crate) async fn worker(&self, id: &str, held: &[(u64, u32)]) -> Shared {
-        let script = Script {
-            score: Does::Answer,
-            encode: Does::Answer,
-            scored: Vec::new(),
-            encoded: 0,
-        };
+        let script = Script { score: Does::Answer, encode: Does::Answer, scored: Vec::new(), encoded: 0 };
         let script = Arc::new(Mutex::new(script));
         let items = |version: u64, shard: u32| self.bundles[&version].items(shard).unwrap().ids;
-        let shards = held
-            .iter()
-            .map(|(v, shard)| ((self.pin(*v), *shard), items(*v, *shard)))
-            .collect();
-        let endpoint = Worker {
-            script: Arc::clone(&script),
-            shards,
-            dim: 8,
-        }
-        .serve()
-        .await;
+        let shards = held.iter().map(|(v, shard)| ((self.pin(*v), *shard), items(*v, *shard))).collect();
+        let endpoint = Worker { script: Arc::clone(&script), shards, dim: 8 }.serve().await;
         for (version, shard) in held {
-            let record = ReadyRecord {
-                digest: self.pin(*version).digest,
-                endpoint: endpoint.clone(),
-            };
+            let record = ReadyRecord { digest: self.pin(*version).digest, endpoint: endpoint.clone() };
             self.put(&self.ready_key(*version, *shard, id), &record).await;
         }
         script
@@ -146,22 +124,12 @@ impl Fleet {
 
     pub(crate) fn ready_key(&self, version: u64, shard: u32, worker: &str) -> String {
         let VersionPin { model, version, .. } = self.pin(version);
-        self.keys.ready(
-            &ShardKey {
-                model,
-                version,
-                shard,
-            },
-            worker,
-        )
+        self.keys.ready(&ShardKey { model, version, shard }, worker)
     }
 
     pub(crate) async fn cache(&self, cache: Cache) {
         let endpoint = cache.serve().await;
-        let record = MemberRecord {
-            endpoint,
-            build: String::new(),
-        };
+        let record = MemberRecord { endpoint, build: String::new() };
         self.put(&self.keys.feature_cache("f"), &record).await;
     }
 
@@ -170,25 +138,13 @@ impl Fleet {
     }
 
     pub(crate) async fn aliases(&self, aliases: &[(Alias, u64)], candidate_permille: u16) {
-        let aliases = aliases
-            .iter()
-            .map(|(alias, version)| (*alias, number(*version)))
-            .collect();
-        let record = RolloutRecord {
-            revision: 1,
-            aliases,
-            candidate_permille,
-            history_length: 0,
-        };
+        let aliases = aliases.iter().map(|(alias, version)| (*alias, number(*version))).collect();
+        let record = RolloutRecord { revision: 1, aliases, candidate_permille, history_length: 0 };
         self.put(&self.keys.rollout(&model()), &record).await;
     }
 
     pub(crate) async fn put(&self, key: &str, record: &impl Record) {
-        let outcome = self
-            .coordinator
-            .commit(Txn::default().put(key, record.to_json()))
-            .await
-            .unwrap();
+        let outcome = self.coordinator.commit(Txn::default().put(key, record.to_json())).await.unwrap();
         assert!(matches!(outcome, TxnOutcome::Committed(_)));
     }
 
@@ -197,11 +153,7 @@ impl Fleet {
     }
 
     pub(crate) fn pin(&self, version: u64) -> VersionPin {
-        VersionPin {
-            model: model(),
-            version: number(version),
-            digest: self.bundles[&version].digest(),
-        }
+        VersionPin { model: model(), version: number(version), digest: self.bundles[&version].digest() }
     }
 
     pub(crate) fn bundle(&self, version: u64) -> &Bundle {
@@ -212,9 +164,7 @@ impl Fleet {
     pub(crate) fn items(&self, version: u64) -> Vec<ItemId> {
         let bundle = &self.bundles[&version];
         let shards = bundle.manifest().shard_count.indices();
-        shards
-            .flat_map(|shard| bundle.items(shard).unwrap().ids)
-            .collect()
+        shards.flat_map(|shard| bundle.items(shard).unwrap().ids).collect()
     }
 
     /// Starts the gateway and returns a client once it is ready.
@@ -224,11 +174,8 @@ impl Fleet {
             ("gateway.drain.delay", "0ms"),
             ("gateway.default_model", "tiny"),
         ];
-        let all: Vec<_> = all
-            .iter()
-            .chain(set)
-            .map(|(key, value)| ((*key).into(), (*value).into()))
-            .collect();
+        let all: Vec<_> =
+            all.iter().chain(set).map(|(key, value)| ((*key).into(), (*value).into())).collect();
         let mut settings = Settings::load(None, &BTreeMap::new(), &all).unwrap();
         let config = Config::read(&mut settings);
         let deps = Deps {
@@ -258,20 +205,12 @@ fn number(version: u64) -> Version {
 
 /// A retrieval request.
 pub(crate) fn query() -> pb::RecommendRequest {
-    pb::RecommendRequest {
-        query: "red kettle".into(),
-        limit: 10,
-        ..Default::default()
-    }
+    pb::RecommendRequest { query: "red kettle".into(), limit: 10, ..Default::default() }
 }
 
 pub(crate) fn rerank(candidates: &[&str]) -> pb::RecommendRequest {
     let candidates = candidates.iter().map(|id| (*id).to_owned()).collect();
-    pb::RecommendRequest {
-        candidates,
-        limit: 10,
-        ..Default::default()
-    }
+    pb::RecommendRequest { candidates, limit: 10, ..Default::default() }
 }
 
 pub(crate) fn within(
@@ -288,11 +227,7 @@ pub(crate) async fn ask(
     gateway: &RecommendServiceClient<Channel>,
     message: pb::RecommendRequest,
 ) -> Result<pb::RecommendResponse, tonic::Status> {
-    gateway
-        .clone()
-        .recommend(within(PATIENCE, message))
-        .await
-        .map(tonic::Response::into_inner)
+    gateway.clone().recommend(within(PATIENCE, message)).await.map(tonic::Response::into_inner)
 }
 
 /// Polls until a request is answered as wanted: news of the fleet reach the gateway by a watch.
@@ -307,9 +242,7 @@ pub(crate) async fn until(
             pause.tick().await;
         }
     };
-    tokio::time::timeout(PATIENCE, polling)
-        .await
-        .expect("the gateway learns of the change");
+    tokio::time::timeout(PATIENCE, polling).await.expect("the gateway learns of the change");
 }
 
 pub(crate) fn ids(answer: &pb::RecommendResponse) -> Vec<String> {
@@ -325,8 +258,5 @@ pub(crate) fn reasons(answer: &pb::RecommendResponse) -> Vec<pb::DegradationReas
 }
 
 pub(crate) fn coverage(answer: &pb::RecommendResponse) -> &pb::Coverage {
-    quality(answer)
-        .coverage
-        .as_ref()
-        .expect("every answer has its coverage")
+    quality(answer).coverage.as_ref().expect("every answer has its coverage")
 }

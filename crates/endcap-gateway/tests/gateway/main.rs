@@ -1,8 +1,5 @@
 //! The whole gateway over gRPC, with workers and a feature-cache that do as they are told.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "fakes make statuses and run as long as the test"
-)]
+#![expect(clippy::disallowed_methods, reason = "fakes make statuses and run as long as the test")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod answers;

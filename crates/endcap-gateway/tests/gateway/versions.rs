@@ -18,20 +18,12 @@ async fn two_versions() -> Fleet {
 }
 
 fn by(user: &str) -> pb::RecommendRequest {
-    pb::RecommendRequest {
-        user_id: user.into(),
-        fields: vec!["version".into()],
-        ..query()
-    }
+    pb::RecommendRequest { user_id: user.into(), fields: vec!["version".into()], ..query() }
 }
 
 /// Every item of an answer says the version that its quality block says.
 fn version(answer: &pb::RecommendResponse) -> u64 {
-    let told: HashSet<_> = answer
-        .items
-        .iter()
-        .map(|item| item.fields["version"].clone())
-        .collect();
+    let told: HashSet<_> = answer.items.iter().map(|item| item.fields["version"].clone()).collect();
     let version = quality(answer).version;
     assert_eq!(told, HashSet::from([version.to_string()]));
     version
@@ -66,12 +58,7 @@ async fn while_stable_moves_every_answer_is_of_one_version() {
 #[tokio::test]
 async fn versions_and_aliases_are_pinned_and_a_shopper_stays_on_one_arm() {
     let fleet = two_versions().await;
-    fleet
-        .aliases(
-            &[(Alias::Stable, 1), (Alias::Candidate, 2), (Alias::LastGood, 2)],
-            500,
-        )
-        .await;
+    fleet.aliases(&[(Alias::Stable, 1), (Alias::Candidate, 2), (Alias::LastGood, 2)], 500).await;
     let gateway = fleet.gateway(&[]).await;
     let targets = [
         (Target::Version(1), 1),
@@ -81,19 +68,8 @@ async fn versions_and_aliases_are_pinned_and_a_shopper_stays_on_one_arm() {
         (Target::Alias("last_good".into()), 2),
     ];
     for (target, expected) in targets {
-        let answer = ask(
-            &gateway,
-            pb::RecommendRequest {
-                target: Some(target),
-                ..by("")
-            },
-        )
-        .await
-        .unwrap();
-        assert_eq!(
-            (version(&answer), quality(&answer).arm.as_str()),
-            (expected, "pinned")
-        );
+        let answer = ask(&gateway, pb::RecommendRequest { target: Some(target), ..by("") }).await.unwrap();
+        assert_eq!((version(&answer), quality(&answer).arm.as_str()), (expected, "pinned"));
     }
 
     let mut arms = HashSet::new();
@@ -102,29 +78,15 @@ async fn versions_and_aliases_are_pinned_and_a_shopper_stays_on_one_arm() {
         let again = ask(&gateway, by(&user)).await.unwrap();
         assert_eq!(version(&first), version(&again), "{user}");
         let arm = quality(&first).arm.clone();
-        assert_eq!(
-            arm,
-            if version(&first) == 1 {
-                "stable"
-            } else {
-                "candidate"
-            }
-        );
+        assert_eq!(arm, if version(&first) == 1 { "stable" } else { "candidate" });
         arms.insert(arm);
     }
     assert_eq!(arms.len(), 2, "500 of 1000 are on the candidate");
-    assert_eq!(
-        version(&ask(&gateway, by("")).await.unwrap()),
-        1,
-        "nobody is on stable"
-    );
+    assert_eq!(version(&ask(&gateway, by("")).await.unwrap()), 1, "nobody is on stable");
 
     // A candidate that nobody holds any more is answered by stable, and says so.
     fleet.delete(&fleet.ready_key(2, 1, "new")).await;
-    let pinned = pb::RecommendRequest {
-        target: Some(Target::Version(2)),
-        ..by("")
-    };
+    let pinned = pb::RecommendRequest { target: Some(Target::Version(2)), ..by("") };
     until(&gateway, &pinned, Result::is_err).await;
     for user in (0..30).map(|i| format!("user-{i}")) {
         let answer = ask(&gateway, by(&user)).await.unwrap();
@@ -141,10 +103,7 @@ async fn a_version_is_routed_to_once_its_workers_and_its_bundle_are_there() {
     fleet.register(1, 2, |_| {}).await;
     fleet.worker("w", &[(1, 0), (1, 1)]).await;
     fleet.promote(1).await;
-    until(&gateway, &by(""), |answer| {
-        answer.as_ref().is_ok_and(|answer| version(answer) == 1)
-    })
-    .await;
+    until(&gateway, &by(""), |answer| answer.as_ref().is_ok_and(|answer| version(answer) == 1)).await;
 
     // A worker that holds other bytes under the same number is not a replica.
     let wrong = endcap_fleet::ReadyRecord {
@@ -153,12 +112,6 @@ async fn a_version_is_routed_to_once_its_workers_and_its_bundle_are_there() {
     };
     fleet.put(&fleet.ready_key(1, 0, "stranger"), &wrong).await;
     fleet.delete(&fleet.ready_key(1, 1, "w")).await;
-    let pinned = pb::RecommendRequest {
-        target: Some(Target::Version(1)),
-        ..query()
-    };
-    until(&gateway, &pinned, |answer| {
-        answer.as_ref().is_err_and(|e| e.message().contains("shard 1;"))
-    })
-    .await;
+    let pinned = pb::RecommendRequest { target: Some(Target::Version(1)), ..query() };
+    until(&gateway, &pinned, |answer| answer.as_ref().is_err_and(|e| e.message().contains("shard 1;"))).await;
 }

@@ -94,19 +94,12 @@ impl Worker {
     fn answer(&self, request: &pb::ScoreRequest, lies: bool) -> Result<pb::ScoreResponse, Status> {
         let pin = VersionPin::try_from(request.pin.clone().unwrap()).unwrap();
         let Some(items) = self.shards.get(&(pin.clone(), request.shard)) else {
-            return Err(Status::new(
-                Code::FailedPrecondition,
-                format!("does not hold {pin}"),
-            ));
+            return Err(Status::new(Code::FailedPrecondition, format!("does not hold {pin}")));
         };
         if let Some(field) = request.fields.iter().find(|field| *field != "version") {
             let mut details = ErrorDetails::new();
             details.add_bad_request_violation("fields[0]", format!("no column {field:?}"));
-            return Err(Status::with_error_details(
-                Code::InvalidArgument,
-                "no column",
-                details,
-            ));
+            return Err(Status::with_error_details(Code::InvalidArgument, "no column", details));
         }
         let (ids, unknown) = match request.mode.clone().unwrap() {
             Mode::Retrieve(retrieve) => {
@@ -128,10 +121,8 @@ impl Worker {
             told.version = told.version.next();
         }
         let version = |_: &ItemId| pin.version.to_string();
-        let column = |name: &String| pb::TextColumn {
-            name: name.clone(),
-            values: ids.iter().map(version).collect(),
-        };
+        let column =
+            |name: &String| pb::TextColumn { name: name.clone(), values: ids.iter().map(version).collect() };
         Ok(pb::ScoreResponse {
             pin: Some((&told).into()),
             shard: request.shard,
@@ -163,10 +154,7 @@ impl ShardService for Worker {
             pin.version += 1;
         }
         let vector = columns::encode_f32(&vec![1.0; self.dim]);
-        Ok(Response::new(pb::EncodeResponse {
-            pin: Some(pin),
-            vector,
-        }))
+        Ok(Response::new(pb::EncodeResponse { pin: Some(pin), vector }))
     }
 
     async fn score(&self, request: Request<pb::ScoreRequest>) -> Result<Response<pb::ScoreResponse>, Status> {
@@ -205,25 +193,15 @@ impl FeatureService for Cache {
         request: Request<pb::GetFeaturesRequest>,
     ) -> Result<Response<pb::GetFeaturesResponse>, Status> {
         self.does.act().await?;
-        let value = pb::FeatureValue {
-            floats: vec![self.affinity],
-            ints: Vec::new(),
-        };
+        let value = pb::FeatureValue { floats: vec![self.affinity], ints: Vec::new() };
         let group = |key| pb::FeatureGroup {
             key: Some(key),
             values: [("user.affinity".to_owned(), value.clone())].into(),
             ..Default::default()
         };
-        let results = request
-            .into_inner()
-            .keys
-            .into_iter()
-            .map(|key| pb::FeatureResult {
-                group: Some(group(key)),
-            });
-        Ok(Response::new(pb::GetFeaturesResponse {
-            results: results.collect(),
-        }))
+        let results =
+            request.into_inner().keys.into_iter().map(|key| pb::FeatureResult { group: Some(group(key)) });
+        Ok(Response::new(pb::GetFeaturesResponse { results: results.collect() }))
     }
 
     async fn put_features(
