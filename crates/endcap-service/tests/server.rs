@@ -1,0 +1,213 @@
+//! The server over real connections: what each layer does, health, the admin listener, and the drain.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::disallowed_methods, reason = "the callers of a test are nobody's background tasks")]
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use endcap_proto::pb::{
+    self,
+    feature_service_client::FeatureServiceClient,
+    feature_service_server::{FeatureService, FeatureServiceServer},
+};
+use endcap_service::{
+    Deadline, GrpcConfig, GrpcServer, Readiness, RequestId,
+    admin::{AdminConfig, AdminServer},
+    client,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::Notify,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt as _;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Does what the first entity's id says.
+#[derive(Debug, Default)]
+struct Scripted {
+    entered: Notify,
+    go_on: Notify,
+}
+
+/// The test keeps the other half.
+#[derive(Debug)]
+struct Shared(Arc<Scripted>);
+
+#[tonic::async_trait]
+impl FeatureService for Shared {
+    async fn get_features(
+        &self,
+        request: Request<pb::GetFeaturesRequest>,
+    ) -> Result<Response<pb::GetFeaturesResponse>, Status> {
+        match request.get_ref().keys.first().map(|key| key.entity_id.as_str()) {
+            Some("panic") => panic!("a secret of the handler"),
+            Some("wait") => {
+                self.0.entered.notify_one();
+                self.0.go_on.notified().await;
+            }
+            Some("deadline") => {
+                let remaining = Deadline::of(&request, PATIENCE).remaining();
+                assert!(remaining < Duration::from_secs(8), "{remaining:?} of 7 s remain");
+            }
+            _ => {}
+        }
+        Ok(Response::new(pb::GetFeaturesResponse::default()))
+    }
+
+    async fn put_features(
+        &self,
+        _request: Request<pb::PutFeaturesRequest>,
+    ) -> Result<Response<pb::PutFeaturesResponse>, Status> {
+        Ok(Response::new(pb::PutFeaturesResponse {}))
+    }
+}
+
+struct Running {
+    service: Arc<Scripted>,
+    client: FeatureServiceClient<Channel>,
+    channel: Channel,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+    served: JoinHandle<()>,
+}
+
+async fn start(max_in_flight: usize) -> Running {
+    let config = GrpcConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        advertise: String::new(),
+        max_in_flight,
+        drain_delay: Duration::ZERO,
+        drain_grace: Duration::from_secs(20),
+    };
+    let service = Arc::new(Scripted::default());
+    let server = GrpcServer::bind("test", config).await.unwrap();
+    let channel = client::channel(&server.advertised()).unwrap();
+    let server = server.add_service(FeatureServiceServer::new(Shared(Arc::clone(&service))));
+    let (readiness, shutdown) = (Readiness::new(), CancellationToken::new());
+    let serving = server.serve(readiness.clone(), shutdown.clone());
+    let served = tokio::spawn(async move { serving.await.unwrap() });
+    let client = FeatureServiceClient::new(channel.clone());
+    Running { service, client, channel, readiness, shutdown, served }
+}
+
+fn ask(what: &str) -> Request<pb::GetFeaturesRequest> {
+    let key = pb::FeatureKey { namespace: "user".into(), entity_id: what.into() };
+    Request::new(pb::GetFeaturesRequest { keys: vec![key] })
+}
+
+#[tokio::test]
+async fn a_panic_is_an_internal_error_of_its_own_call_and_tells_nothing() {
+    let mut running = start(10).await;
+    let mut request = ask("panic");
+    request.metadata_mut().insert("x-request-id", "call-7".parse().unwrap());
+    let status = running.client.get_features(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+    assert!(status.message().contains("call-7") && !status.message().contains("secret"), "{status:?}");
+    running.client.get_features(ask("fine")).await.expect("the server goes on");
+}
+
+#[tokio::test]
+async fn the_request_id_comes_back_or_is_made() {
+    let mut running = start(10).await;
+    let mut request = ask("fine");
+    request.metadata_mut().insert("x-request-id", "call-8".parse().unwrap());
+    let answer = running.client.get_features(request).await.unwrap();
+    assert_eq!(answer.metadata().get("x-request-id").unwrap(), "call-8");
+    let answer = running.client.get_features(ask("fine")).await.unwrap();
+    assert_eq!(answer.metadata().get("x-request-id").unwrap().len(), RequestId::new().as_str().len());
+}
+
+#[tokio::test]
+async fn deadlines_reach_the_handler_and_end_its_call() {
+    let mut running = start(10).await;
+    let mut request = ask("deadline");
+    request.set_timeout(Duration::from_secs(7));
+    running.client.get_features(request).await.expect("the handler saw the deadline");
+
+    let mut request = ask("wait");
+    // Only in the header: the client's own timer must not be what ends it.
+    request.metadata_mut().insert("grpc-timeout", "50m".parse().unwrap());
+    let status = running.client.get_features(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+}
+
+#[tokio::test]
+async fn beyond_the_cap_calls_are_turned_away_with_when_to_come_back() {
+    let running = start(1).await;
+    let mut first = running.client.clone();
+    let waiting = tokio::spawn(async move { first.get_features(ask("wait")).await });
+    running.service.entered.notified().await;
+    let asked = Instant::now();
+    let status = running.client.clone().get_features(ask("fine")).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(asked.elapsed() < Duration::from_secs(5), "a rejection waited for a place");
+    assert!(status.metadata().get("grpc-retry-pushback-ms").is_some(), "{status:?}");
+    assert!(status.get_error_details().retry_info().is_some());
+    running.service.go_on.notify_one();
+    waiting.await.unwrap().expect("the first call is not disturbed");
+}
+
+#[tokio::test]
+async fn a_drain_finishes_calls_in_flight_and_takes_no_new_connection() {
+    let running = start(10).await;
+    let mut first = running.client.clone();
+    let waiting = tokio::spawn(async move { first.get_features(ask("wait")).await });
+    running.service.entered.notified().await;
+    running.shutdown.cancel();
+    let not_ready = running.readiness.changed_from(true);
+    tokio::time::timeout(PATIENCE, not_ready).await.expect("readiness drops first");
+    running.service.go_on.notify_one();
+    waiting.await.unwrap().expect("a call in flight is finished");
+    tokio::time::timeout(PATIENCE, running.served).await.expect("the server ends").unwrap();
+    let status = running.client.clone().get_features(ask("fine")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+}
+
+#[tokio::test]
+async fn health_and_readyz_follow_the_latches() {
+    let running = start(10).await;
+    let latch = running.readiness.latch("routing snapshot");
+    let admin = AdminConfig { listen: "127.0.0.1:0".parse().unwrap() };
+    let admin = AdminServer::bind(&admin, vec![running.readiness.clone()]).await.unwrap();
+    let address = admin.local_addr();
+    let admin = tokio::spawn(admin.serve(CancellationToken::new()));
+    let mut health = HealthClient::new(running.channel.clone());
+    let request = HealthCheckRequest { service: "endcap.v1.FeatureService".into() };
+    let mut changes = health.watch(request).await.unwrap().into_inner();
+    // NOT_SERVING, possibly after a SERVING from before the latch.
+    while changes.message().await.unwrap().unwrap().status != 2 {}
+    let page = get(address, "/readyz").await;
+    assert!(page.starts_with("HTTP/1.1 503") && page.contains("routing snapshot"), "{page}");
+    assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
+
+    latch.release();
+    assert_eq!(changes.message().await.unwrap().unwrap().status, 1);
+    assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+
+    running.client.clone().get_features(ask("fine")).await.unwrap();
+    let metrics = get(address, "/metrics").await;
+    for expected in [
+        r#"endcap_requests_total{service="test",rpc="GetFeatures",code="OK"}"#,
+        r#"endcap_request_duration_seconds_bucket{service="test",rpc="GetFeatures",le="0.1"}"#,
+    ] {
+        assert!(metrics.contains(expected), "no {expected} in:\n{metrics}");
+    }
+    admin.abort();
+}
+
+async fn get(address: std::net::SocketAddr, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
