@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 /// Independent sums, so that the compiler can use whole vector registers.
 const LANES: usize = 16;
 
-/// The inner product of two vectors of equal length.
+/// The inner product of two vectors of equal length. Never −0: the sums begin at +0, so that two products of nothing
+/// are a tie under `total_cmp`.
 pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
     let (left_chunks, left_rest) = left.as_chunks::<LANES>();
     let (right_chunks, right_rest) = right.as_chunks::<LANES>();
@@ -56,9 +57,9 @@ mod tests {
         ) {
             let query: Vec<f32> = query[..dim].iter().map(|v| f32::from(*v)).collect();
             let vectors: Vec<f32> = values[..values.len() / dim * dim].iter().map(|v| f32::from(*v)).collect();
-            let mut oracle: Vec<(u32, f32)> = (0..)
-                .zip(vectors.chunks_exact(dim).map(|v| v.iter().zip(&query).map(|(a, b)| a * b).sum()))
-                .collect();
+            // A fold from +0, because `sum` begins at −0.
+            let product = |v: &[f32]| v.iter().zip(&query).fold(0.0, |sum, (a, b)| sum + a * b);
+            let mut oracle: Vec<(u32, f32)> = (0..).zip(vectors.chunks_exact(dim).map(product)).collect();
             oracle.sort_by(better);
             oracle.truncate(depth);
             prop_assert_eq!(top(&vectors, &query, depth), oracle);
