@@ -1,0 +1,41 @@
+//! Loading and unloading does not leak. A program of its own, so that nobody else's memory is measured.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::disallowed_methods, reason = "the parts of a test are nobody's background tasks")]
+
+#[expect(dead_code, reason = "shared with the other tests of the worker")]
+#[path = "worker/support.rs"]
+mod support;
+
+use endcap_bundle::test_util::TinyOptions;
+use support::{Worker, until};
+
+const LOADS: usize = 50;
+/// Until here every blocking thread has its own arena of the C library's allocator; a leak goes on after.
+const SETTLED: usize = 20;
+/// Allocator noise that says nothing about a leak: a leaked table or session would be many times this.
+const SLACK: u64 = 4 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loading_and_unloading_fifty_times_does_not_grow_memory() {
+    let worker = Worker::start(&[]).await;
+    let (pin, _) =
+        worker.store(1, &TinyOptions { items: 20_000, dim: 64, ..TinyOptions::default() }, 1).await;
+    let mut resident = Vec::new();
+    for _ in 0..LOADS {
+        worker.assign(&pin, 0).await;
+        worker.until_ready(&pin, 0).await;
+        until(async || worker.memory_used().await > 5 << 20).await;
+        worker.unassign(&pin, 0).await;
+        until(async || worker.memory_used().await == 0).await;
+        resident.push(resident_bytes());
+    }
+    let (early, late) = (resident[SETTLED - 1], resident[LOADS - 1]);
+    println!("resident {} MiB after {SETTLED} loads, {} MiB after {LOADS}", early >> 20, late >> 20);
+    assert!(late <= early + early / 20 + SLACK, "memory grew from {early} to {late} bytes: {resident:?}");
+}
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}

@@ -1,0 +1,166 @@
+//! A real worker over gRPC, on the real ONNX Runtime.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::disallowed_methods, reason = "the parts of a test are nobody's background tasks")]
+
+#[expect(dead_code, reason = "the leak test needs more of it")]
+mod support;
+
+use endcap_bundle::test_util::TinyOptions;
+use endcap_proto::{
+    columns,
+    pb::{self, score_request::Mode},
+};
+use endcap_types::VersionPin;
+use support::{Worker, until};
+use tonic::{Code, Request};
+use tonic_types::StatusExt as _;
+
+fn retrieve(pin: &VersionPin, shard: u32, vector: &[f32]) -> pb::ScoreRequest {
+    pb::ScoreRequest {
+        pin: Some(pin.into()),
+        shard,
+        mode: Some(Mode::Retrieve(pb::Retrieve { depth: 20 })),
+        query: "red kettle".into(),
+        query_vector: columns::encode_f32(vector),
+        fields: vec!["name".into()],
+        ..Default::default()
+    }
+}
+
+async fn encoded(worker: &mut Worker, pin: &VersionPin) -> Vec<f32> {
+    let request = pb::EncodeRequest { pin: Some(pin.into()), query: "red kettle".into() };
+    columns::decode_f32(&worker.client.encode(request).await.unwrap().into_inner().vector).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assigned_shard_becomes_ready_and_answers_with_its_pin() {
+    let mut worker = Worker::start(&[]).await;
+    let (pin, bundle) = worker.store(1, &TinyOptions::default(), 2).await;
+    worker.assign(&pin, 0).await;
+    worker.until_ready(&pin, 0).await;
+    let vector = encoded(&mut worker, &pin).await;
+    let answer = worker.client.score(retrieve(&pin, 0, &vector)).await.unwrap().into_inner();
+    assert_eq!(VersionPin::try_from(answer.pin.unwrap()).unwrap(), pin);
+    assert_eq!(answer.items_considered, bundle.manifest().shard_rows[0]);
+    assert_eq!(answer.item_ids.len(), 20);
+    let similarities = columns::decode_f32(&answer.retrieval_scores).unwrap();
+    assert!(similarities.is_sorted_by(|a, b| a >= b), "{similarities:?}");
+    assert_eq!(answer.fields[0].values.len(), 20);
+    assert_eq!(columns::decode_f32(&answer.scores).unwrap().len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_held_exactly_is_refused() {
+    let mut worker = Worker::start(&[]).await;
+    let (pin, _) = worker.store(1, &TinyOptions::default(), 2).await;
+    worker.assign(&pin, 0).await;
+    worker.until_ready(&pin, 0).await;
+    let vector = encoded(&mut worker, &pin).await;
+    let other = VersionPin { digest: endcap_types::Digest::from_bytes([7; 32]), ..pin.clone() };
+    for request in [retrieve(&other, 0, &vector), retrieve(&pin, 1, &vector)] {
+        let status = worker.client.score(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains("holds"), "{status:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_told_by_field() {
+    let mut worker = Worker::start(&[]).await;
+    let (pin, _) = worker.store(1, &TinyOptions::default(), 1).await;
+    worker.assign(&pin, 0).await;
+    worker.until_ready(&pin, 0).await;
+    let good = retrieve(&pin, 0, &encoded(&mut worker, &pin).await);
+    let feature =
+        |name: &str, values: &[u8]| pb::FeatureColumn { name: name.into(), values: values.to_vec().into() };
+    let nan = columns::encode_f32(&[f32::NAN]);
+    let cases = [
+        ("query_vector", pb::ScoreRequest { query_vector: vec![1, 2, 3].into(), ..good.clone() }),
+        ("query_vector", pb::ScoreRequest { query_vector: columns::encode_f32(&[1.0; 3]), ..good.clone() }),
+        (
+            "query_vector[0]",
+            pb::ScoreRequest { query_vector: columns::encode_f32(&[f32::NAN; 8]), ..good.clone() },
+        ),
+        ("query_vector", pb::ScoreRequest { query_vector: Vec::new().into(), ..good.clone() }),
+        ("fields[0]", pb::ScoreRequest { fields: vec!["no_such".into()], ..good.clone() }),
+        (
+            "features[\"nonsense\"]",
+            pb::ScoreRequest { features: vec![feature("nonsense", &[])], ..good.clone() },
+        ),
+        (
+            "features[\"context.hour\"]",
+            pb::ScoreRequest { features: vec![feature("context.hour", &[1])], ..good.clone() },
+        ),
+        (
+            "features[\"context.hour\"]",
+            pb::ScoreRequest { features: vec![feature("context.hour", &nan)], ..good.clone() },
+        ),
+        (
+            "retrieve.depth",
+            pb::ScoreRequest { mode: Some(Mode::Retrieve(pb::Retrieve { depth: 0 })), ..good.clone() },
+        ),
+        ("mode", pb::ScoreRequest { mode: None, ..good.clone() }),
+        ("pin", pb::ScoreRequest { pin: None, ..good.clone() }),
+    ];
+    for (field, request) in cases {
+        let status = worker.client.score(request).await.expect_err(field);
+        assert_eq!(status.code(), Code::InvalidArgument, "{field}: {status:?}");
+        let details = status.get_error_details();
+        let fields: Vec<_> =
+            details.bad_request().unwrap().field_violations.iter().map(|v| v.field.as_str()).collect();
+        assert!(fields.contains(&field), "{field} is missing in {fields:?}");
+    }
+    worker.client.score(good).await.expect("the worker goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_versions_are_held_side_by_side_and_one_is_let_go_without_the_other() {
+    let mut worker = Worker::start(&[]).await;
+    let (one, _) = worker.store(1, &TinyOptions { variant: "one".into(), ..TinyOptions::default() }, 1).await;
+    let (two, _) = worker.store(2, &TinyOptions { variant: "two".into(), ..TinyOptions::default() }, 1).await;
+    for pin in [&one, &two] {
+        worker.assign(pin, 0).await;
+        worker.until_ready(pin, 0).await;
+    }
+    assert!(worker.is_ready(&one, 0).await, "ready is never lost because something else loads");
+    let vector = encoded(&mut worker, &two).await;
+    worker.unassign(&one, 0).await;
+    until(async || !worker.is_ready(&one, 0).await).await;
+    worker.client.score(retrieve(&two, 0, &vector)).await.unwrap();
+    let mut client = worker.client.clone();
+    until(async || {
+        let answer = client.score(Request::new(retrieve(&one, 0, &vector))).await;
+        answer.is_err_and(|status| status.code() == Code::FailedPrecondition)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_bytes_are_never_ready_and_say_what_was_found() {
+    let worker = Worker::start(&[]).await;
+    let (pin, bundle) = worker.store(1, &TinyOptions::default(), 2).await;
+    let file = "items/shard-00001-of-00002.parquet";
+    let stored = worker.folder.path().join("bundles").join(bundle.digest().to_hex()).join(file);
+    let mut bytes = std::fs::read(&stored).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    std::fs::write(&stored, bytes).unwrap();
+    worker.assign(&pin, 1).await;
+    until(async || worker.failure(&pin, 1).await.is_some()).await;
+    let reason = worker.failure(&pin, 1).await.unwrap();
+    for word in [file, "expected", "found"] {
+        assert!(reason.contains(word), "no {word:?} in {reason:?}");
+    }
+    assert!(!worker.is_ready(&pin, 1).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_the_memory_budget_is_refused_with_the_numbers() {
+    let worker = Worker::start(&[("worker.memory_budget", "1KiB")]).await;
+    let (pin, _) = worker.store(1, &TinyOptions::default(), 1).await;
+    worker.assign(&pin, 0).await;
+    until(async || worker.failure(&pin, 0).await.is_some()).await;
+    let reason = worker.failure(&pin, 0).await.unwrap();
+    assert!(reason.contains("of 1024") && reason.contains("worker.memory_budget"), "{reason}");
+}
