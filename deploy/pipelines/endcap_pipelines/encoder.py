@@ -81,9 +81,7 @@ def _given(data: Data, out: Path) -> Encoder:
 
 
 def _trained(data: Data, out: Path, seed: int) -> Encoder:
-    texts = [
-        f"{name}. {text}" for name, text in zip(data.columns["name"], data.columns["text"], strict=True)
-    ]
+    texts = [f"{name}. {text}" for name, text in zip(data.columns["name"], data.columns["text"], strict=True)]
     tokenizer = _tokenizer(texts)
     tokenizer.save(str(out / "tokenizer.json"))
     tokenizer.enable_truncation(64)

@@ -32,9 +32,7 @@ class Features:
         parts = ["brand", "name", "product_class", "color", "text"]
         joined = [" ".join(row) for row in zip(*(columns[part] for part in parts), strict=True)]
         self.texts = {**columns, "all": joined}
-        self.sets = {
-            column: [set(tokens(text)) for text in self.texts[column]] for column in OVERLAPS.values()
-        }
+        self.sets = {column: [set(tokens(text)) for text in self.texts[column]] for column in OVERLAPS.values()}
         rating, reviews = self.data.numbers["rating"], np.nan_to_num(self.data.numbers["review_count"])
         self.items = {
             "rating": rating.astype(np.float32),

@@ -66,9 +66,7 @@ def to_onnx(booster: lgb.Booster, names: list[str], taste: float | None) -> onnx
         [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["rows", 1])],
         constants,
     )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)])
     model.ir_version = 8
     return model
 
