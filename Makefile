@@ -4,6 +4,7 @@
 TOOLS      := .tools
 ORT        := $(TOOLS)/onnxruntime/libonnxruntime.so
 PIPELINES  := $(TOOLS)/pipelines
+ETCD       := $(TOOLS)/etcd/etcd
 DEMO       := deploy/demo/search-ranker.endcap
 CARGO      ?= cargo
 ARGS       ?=
@@ -61,8 +62,15 @@ $(PIPELINES)/stamp: deploy/pipelines/requirements.txt deploy/pipelines/setup.sh
 	deploy/pipelines/setup.sh $(PIPELINES)
 	@touch $@
 
+$(ETCD): deploy/etcd/fetch.sh
+	deploy/etcd/fetch.sh $(dir $@)
+	@touch -h $@
+
+.PHONY: setup-tests
+setup-tests: $(ORT) $(ETCD) $(PIPELINES)/stamp ## Get everything that tests talk to
+
 .PHONY: test
-test: $(ORT) $(PIPELINES)/stamp ## Run every test
+test: setup-tests ## Run every test
 	$(CARGO) test --workspace --locked --no-fail-fast
 	$(PIPELINES)/bin/python -m pytest -q deploy/pipelines/tests
 

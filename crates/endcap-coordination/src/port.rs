@@ -122,6 +122,9 @@ pub type WatchStream = BoxStream<'static, Result<WatchEvent, CoordinationError>>
 pub enum CoordinationError {
     #[error("the coordinator cannot be reached: {detail}")]
     Unavailable { detail: String },
+    /// A wrong password, a certificate that cannot be read: trying again changes nothing.
+    #[error("the coordinator refuses: {detail}")]
+    Refused { detail: String },
     #[error("lease {lease} has expired")]
     LeaseExpired { lease: i64 },
     #[error("the coordinator's store at {path} cannot be used: {detail}")]
@@ -134,7 +137,7 @@ impl Coded for CoordinationError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Unavailable { .. } | Self::LeaseExpired { .. } => ErrorCode::Unavailable,
-            Self::Store { .. } | Self::DuplicateKey { .. } => ErrorCode::Internal,
+            Self::Store { .. } | Self::DuplicateKey { .. } | Self::Refused { .. } => ErrorCode::Internal,
         }
     }
 }

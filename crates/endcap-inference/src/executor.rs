@@ -286,3 +286,46 @@ fn joined<'a>(
         Ok(OrtTensor::from_array((shape, ints))?.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An executor that never takes a job out, so that what waits is known.
+    fn stalled(queue_rows: usize) -> Executor {
+        let options = ExecutorOptions {
+            file: "ranker.onnx".into(),
+            inputs: vec!["features".into()],
+            output: "score".into(),
+            threads: 0,
+            max_batch_rows: 100,
+            queue_rows,
+        };
+        let shared = Shared { options, queue: Mutex::new(Queue::default()), arrived: Condvar::new() };
+        Executor { shared: Arc::new(shared), threads: Vec::new() }
+    }
+
+    fn submit(executor: &Executor, rows: usize) -> Result<(), InferError> {
+        let inputs = vec![Tensor { width: 1, data: TensorData::F32(vec![0.0; rows]) }];
+        executor.submit(inputs, rows, Instant::now() + Duration::from_secs(60)).map(|_| ())
+    }
+
+    #[test]
+    fn a_full_queue_refuses_and_keeps_what_it_has() {
+        let executor = stalled(1_000);
+        submit(&executor, 600).unwrap();
+        assert_eq!(
+            submit(&executor, 401).unwrap_err(),
+            InferError::Overloaded { rows: 600, asked: 401, limit: 1_000 }
+        );
+        submit(&executor, 400).unwrap();
+        assert_eq!(executor.pending_rows(), 1_000);
+    }
+
+    #[test]
+    fn a_request_larger_than_the_queue_runs_when_nothing_waits() {
+        let executor = stalled(1_000);
+        submit(&executor, 5_000).unwrap();
+        assert!(matches!(submit(&executor, 1), Err(InferError::Overloaded { .. })));
+    }
+}
