@@ -8,8 +8,8 @@ use futures::{StreamExt as _, future::join_all};
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    Compare, CoordinationError, Coordinator, Mirror, Session, Txn, TxnOutcome, WatchEvent, WatchStream,
-    campaign, leader,
+    Compare, CoordinationError, Coordinator, Mirror, MirrorOptions, Session, Txn, TxnOutcome, WatchEvent,
+    WatchStream, campaign, leader,
 };
 
 /// A wait that reaches this has failed.
@@ -180,7 +180,10 @@ async fn a_deposed_leader_cannot_write(coordinator: &Shared) {
 async fn a_mirror_converges(coordinator: &Shared) {
     let prefixes = vec!["/conformance/mirror/x/".to_owned(), "/conformance/mirror/y/".to_owned()];
     committed(coordinator, Txn::default().put("/conformance/mirror/x/1", "a")).await;
-    let (mut entries, driver) = Mirror::start(Arc::clone(coordinator), prefixes).await.unwrap();
+    let (mut entries, _, driver) =
+        Mirror::start(Arc::clone(coordinator), MirrorOptions { prefixes, ..MirrorOptions::default() })
+            .await
+            .unwrap();
     assert_eq!(entries.borrow().len(), 1);
     let change = async {
         for i in 0..50 {
@@ -199,16 +202,16 @@ async fn a_mirror_converges(coordinator: &Shared) {
 
 async fn a_session_puts_its_keys_again_after_its_lease_was_lost(coordinator: &Shared) {
     let key = "/conformance/session/a";
-    let (session, driver) = Session::start(Arc::clone(coordinator), TTL).await.unwrap();
+    let (session, driver) = Session::start(Arc::clone(coordinator), TTL);
     let story = async {
         session.put(key, "here").await.unwrap();
         let put = coordinator.get(key).await.unwrap().unwrap();
-        let lost = session.lease().await;
+        let lost = session.lease().await.unwrap();
         let mut watch = coordinator.watch(key, put.mod_revision + 1).await.unwrap();
         coordinator.revoke_lease(lost).await.unwrap();
         assert!(matches!(next(&mut watch).await, WatchEvent::Delete { .. }));
         assert!(matches!(next(&mut watch).await, WatchEvent::Put(entry) if entry.value == b"here"));
-        assert_ne!(session.lease().await, lost);
+        assert_ne!(session.lease().await.unwrap(), lost);
         session.delete(key).await.unwrap();
         assert_eq!(coordinator.get(key).await.unwrap(), None);
         session.put(key, "again").await.unwrap();

@@ -18,7 +18,7 @@ pub mod test_util;
 pub use election::{Leadership, campaign, leader};
 pub use embedded::EmbeddedCoordinator;
 pub use etcd::{EtcdCoordinator, EtcdOptions, EtcdTls};
-pub use mirror::{Entries, Mirror};
+pub use mirror::{Entries, Freshness, Mirror, MirrorOptions};
 pub use port::{
     Compare, CoordinationError, Coordinator, KeyValue, LeaseId, Listing, Op, Revision, Txn, TxnOutcome,
     WatchEvent, WatchStream,

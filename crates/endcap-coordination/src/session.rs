@@ -6,6 +6,9 @@ use tokio::{sync::Mutex, time::MissedTickBehavior};
 
 use crate::{CoordinationError, Coordinator, LeaseId, Txn};
 
+/// Changes in one transaction: etcd's default limit is 128 operations.
+const MOST_OPS: usize = 100;
+
 /// Keys under one lease. Whatever happens to the lease, the keys that should exist are put again.
 #[derive(Debug, Clone)]
 pub struct Session {
@@ -21,7 +24,8 @@ struct Inner {
 
 #[derive(Debug)]
 struct State {
-    lease: LeaseId,
+    /// Nothing before the coordinator was reached for the first time.
+    lease: Option<LeaseId>,
     /// What should exist.
     keys: BTreeMap<String, Vec<u8>>,
     /// Changes that the coordinator has not taken yet: puts, and deletes as `None`.
@@ -29,21 +33,21 @@ struct State {
 }
 
 impl Session {
-    /// Grants the lease. The second part keeps it alive and must be run until the session is closed.
-    pub async fn start(
+    /// A session that begins as soon as the coordinator can be reached. The second part keeps it alive and must be run
+    /// until the session is closed.
+    pub fn start(
         coordinator: Arc<dyn Coordinator>,
         ttl: Duration,
-    ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), CoordinationError> {
-        let lease = coordinator.grant_lease(ttl).await?;
-        let state = Mutex::new(State { lease, keys: BTreeMap::new(), unsent: BTreeMap::new() });
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let state = Mutex::new(State { lease: None, keys: BTreeMap::new(), unsent: BTreeMap::new() });
         let session = Self { inner: Arc::new(Inner { coordinator, ttl, state }) };
         let driven = session.clone();
-        Ok((session, async move { driven.drive().await }))
+        (session, async move { driven.drive().await })
     }
 
     /// The lease in force now; it changes when one was lost.
-    pub async fn lease(&self) -> LeaseId {
-        self.inner.state.lock().await.lease
+    pub async fn lease(&self) -> Result<LeaseId, CoordinationError> {
+        self.inner.granted(&mut *self.inner.state.lock().await).await
     }
 
     /// Puts a key. An error means "not yet": it is remembered and put as soon as the coordinator takes it.
@@ -72,7 +76,10 @@ impl Session {
         let mut state = self.inner.state.lock().await;
         state.keys.clear();
         state.unsent.clear();
-        self.inner.coordinator.revoke_lease(state.lease).await
+        match state.lease.take() {
+            Some(lease) => self.inner.coordinator.revoke_lease(lease).await,
+            None => Ok(()),
+        }
     }
 
     async fn drive(self) {
@@ -91,14 +98,14 @@ impl Inner {
     /// Keeps the lease alive, or gets a new one and puts everything again.
     async fn beat(&self) -> Result<(), CoordinationError> {
         let mut state = self.state.lock().await;
-        match self.coordinator.keep_alive(state.lease).await {
+        let Some(lease) = state.lease else {
+            return self.send(&mut state).await;
+        };
+        match self.coordinator.keep_alive(lease).await {
             Ok(()) => self.send(&mut state).await,
             Err(CoordinationError::LeaseExpired { lease }) => {
-                if state.keys.is_empty() {
-                    return Ok(());
-                }
                 tracing::warn!(lease, keys = state.keys.len(), "lease was lost; putting its keys again");
-                state.lease = self.coordinator.grant_lease(self.ttl).await?;
+                state.lease = None;
                 let again: Vec<_> =
                     state.keys.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
                 state.unsent.extend(again);
@@ -108,19 +115,34 @@ impl Inner {
         }
     }
 
+    async fn granted(&self, state: &mut State) -> Result<LeaseId, CoordinationError> {
+        if let Some(lease) = state.lease {
+            return Ok(lease);
+        }
+        let lease = self.coordinator.grant_lease(self.ttl).await?;
+        state.lease = Some(lease);
+        Ok(lease)
+    }
+
     async fn send(&self, state: &mut State) -> Result<(), CoordinationError> {
         if state.unsent.is_empty() {
             return Ok(());
         }
-        let mut txn = Txn::default();
-        for (key, value) in &state.unsent {
-            txn = match value {
-                Some(value) => txn.put_leased(key, value.clone(), state.lease),
+        let lease = self.granted(state).await?;
+        // One transaction where that is possible: members' keys are few, a worker's replicas may be many.
+        let changes: Vec<_> = std::mem::take(&mut state.unsent).into_iter().collect();
+        let mut sent = 0;
+        for chunk in changes.chunks(MOST_OPS) {
+            let txn = chunk.iter().fold(Txn::default(), |txn, (key, value)| match value {
+                Some(value) => txn.put_leased(key, value.clone(), lease),
                 None => txn.delete(key),
-            };
+            });
+            if let Err(error) = self.coordinator.commit(txn).await {
+                state.unsent.extend(changes.into_iter().skip(sent));
+                return Err(error);
+            }
+            sent += chunk.len();
         }
-        self.coordinator.commit(txn).await?;
-        state.unsent.clear();
         Ok(())
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
 use endcap_coordination::{Coordinator, Session};
 use endcap_fleet::{Keys, MemberRecord, Record as _};
 use endcap_proto::pb::feature_service_server::FeatureServiceServer;
@@ -33,13 +32,14 @@ impl App {
         let tasks = Tasks::new();
         let store = Store::new(config.max_entries, config.default_ttl);
         let server = GrpcServer::bind("feature-cache", config.grpc).await?;
-        let (session, driver) =
-            Session::start(deps.coordinator, config.lease_ttl).await.context("register the feature-cache")?;
+        let (session, driver) = Session::start(deps.coordinator, config.lease_ttl);
         let token = tasks.token();
         tasks.spawn("session", async move { token.run_until_cancelled(driver).await });
         let record =
             MemberRecord { endpoint: server.advertised(), build: env!("CARGO_PKG_VERSION").to_owned() };
-        session.put(deps.keys.feature_cache(&deps.id), record.to_json()).await?;
+        if let Err(error) = session.put(deps.keys.feature_cache(&deps.id), record.to_json()).await {
+            tracing::warn!(%error, "not registered yet; going on");
+        }
         let server = server.add_service(FeatureServiceServer::new(FeatureGrpc { store }));
         Ok(Self { server, readiness: Readiness::new(), session, tasks })
     }

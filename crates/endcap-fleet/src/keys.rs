@@ -128,6 +128,11 @@ impl Keys {
         format!("{}/feature-caches/{node}", self.prefix)
     }
 
+    /// Exists as long as the coordinator's data are whole: the registry puts it once everything else is there.
+    pub fn epoch(&self) -> String {
+        format!("{}/epoch", self.prefix)
+    }
+
     pub fn controller_election(&self) -> String {
         format!("{}/election/controller", self.prefix)
     }

@@ -1,10 +1,10 @@
 //! Composition of the gateway: the only file that names concrete adapters.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use endcap_bundle::BundleStore;
-use endcap_coordination::{Coordinator, Mirror, Session};
+use endcap_coordination::{Coordinator, Freshness, Mirror, MirrorOptions, Session};
 use endcap_fleet::{Keys, MemberRecord, Record as _};
 use endcap_proto::pb::recommend_service_server::RecommendServiceServer;
 use endcap_service::{GrpcServer, Readiness, client::Channels, task::Tasks};
@@ -34,6 +34,8 @@ pub struct Deps {
     pub keys: Keys,
     pub store: Arc<BundleStore>,
     pub id: String,
+    /// Where the last known state of the fleet is kept, for a start without the coordinator.
+    pub saved: Option<PathBuf>,
 }
 
 /// A gateway that listens and follows the fleet.
@@ -50,18 +52,21 @@ impl App {
     pub async fn build(config: Config, deps: Deps) -> anyhow::Result<Self> {
         let (tasks, readiness) = (Tasks::new(), Readiness::new());
         let server = GrpcServer::bind("gateway", config.grpc).await?;
-        let (session, driver) = Session::start(Arc::clone(&deps.coordinator), config.lease_ttl)
-            .await
-            .context("register the gateway")?;
+        let (session, driver) = Session::start(Arc::clone(&deps.coordinator), config.lease_ttl);
         run(&tasks, "session", driver);
         let record =
             MemberRecord { endpoint: server.advertised(), build: env!("CARGO_PKG_VERSION").to_owned() };
-        session.put(deps.keys.gateway(&deps.id), record.to_json()).await?;
+        if let Err(error) = session.put(deps.keys.gateway(&deps.id), record.to_json()).await {
+            tracing::warn!(%error, "not registered yet; going on");
+        }
 
         let keys = deps.keys;
         let prefixes = vec![keys.models(), keys.ready_all(), keys.feature_cache("")];
-        let (entries, driver) = Mirror::start(deps.coordinator, prefixes).await.context("read the fleet")?;
+        let options = MirrorOptions { prefixes, saved: deps.saved, epoch: Some(keys.epoch()) };
+        let (entries, freshness, driver) =
+            Mirror::start(deps.coordinator, options).await.context("read the fleet")?;
         run(&tasks, "mirror", driver);
+        run(&tasks, "freshness", report(freshness));
         let (channels, load, routing) =
             (Arc::<Channels>::default(), Arc::<Load>::default(), Routing::default());
         let follower = Follower {
@@ -94,6 +99,15 @@ impl App {
         self.tasks.shutdown(Duration::from_secs(1)).await?;
         served?;
         Ok(left?)
+    }
+}
+
+/// Exports how old the routing snapshot is.
+async fn report(freshness: Freshness) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        ticks.tick().await;
+        metrics::snapshot_age(freshness.age());
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use endcap_types::Quality;
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 
 /// The parts of a request that are timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,12 @@ pub(crate) fn register() {
     counter!("endcap_mixed_version_total").absolute(0);
     counter!("endcap_work_after_deadline_total").absolute(0);
     counter!("endcap_shard_retries_total").absolute(0);
+    counter!("endcap_replica_ejections_total").absolute(0);
+}
+
+/// Time since the routing snapshot was last confirmed by the coordinator; 0 while it is followed.
+pub(crate) fn snapshot_age(age: Duration) {
+    gauge!("endcap_routing_snapshot_age_seconds").set(age.as_secs_f64());
 }
 
 pub(crate) fn answered(quality: &Quality) {
@@ -53,6 +59,11 @@ pub(crate) fn stage(stage: Stage, took: Duration) {
         return;
     }
     histogram!("endcap_stage_duration_seconds", "stage" => stage.as_str()).record(took.as_secs_f64());
+}
+
+/// A worker is left alone for a while.
+pub(crate) fn ejected() {
+    counter!("endcap_replica_ejections_total").increment(1);
 }
 
 /// A worker answered from another version than it was asked for.

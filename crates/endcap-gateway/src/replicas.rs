@@ -1,11 +1,14 @@
-//! Asking one of several equal replicas: the less busy of two, then another while time remains.
+//! Asking one of several equal replicas: the better of two, then another while time remains.
+
+mod health;
 
 use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use endcap_fleet::Replica;
@@ -13,16 +16,18 @@ use endcap_service::status::RemoteError;
 use endcap_types::{ErrorCode, VersionPin, is_retryable};
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
+use self::health::{Change, End, Peer};
 use crate::{
     metrics,
     ports::{Call, Pinned},
 };
 
-/// Calls in flight by worker endpoint. Shared by everything that asks workers.
+/// What is known of workers, by endpoint. Shared by everything that asks them.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
-    in_flight: Mutex<HashMap<String, Arc<AtomicUsize>>>,
+    peers: Mutex<HashMap<String, Arc<Peer>>>,
     draws: AtomicU64,
 }
 
@@ -61,15 +66,17 @@ impl Load {
             if remaining.is_zero() {
                 return Err(Fault::TimedOut);
             }
+            // The time after which a call without an answer speaks against the worker.
+            let slow = remaining / 2;
             if let Some(replica) = self.take(&mut untried) {
                 if untried.len() + 1 < replicas.len() {
                     metrics::shard_retried();
                 }
-                asked.push(self.attempt(replica, pin, ask(replica, call.clone())));
+                asked.push(self.attempt(replica, pin, slow, ask(replica, call.clone())));
             } else if asked.is_empty() {
                 return Err(last);
             }
-            let patience = if untried.is_empty() { remaining } else { remaining / 2 };
+            let patience = if untried.is_empty() { remaining } else { slow };
             match tokio::time::timeout(patience, asked.next()).await {
                 Ok(Some(Ok(answer))) => return Ok(answer),
                 Ok(Some(Err(Miss { fault, go_on: true }))) => last = fault,
@@ -86,12 +93,17 @@ impl Load {
         &self,
         replica: &Replica,
         pin: &VersionPin,
+        slow: Duration,
         answer: BoxFuture<'_, Result<Pinned<T>, RemoteError>>,
     ) -> Result<T, Miss> {
-        let _busy = self.enter(&replica.endpoint);
+        let mut call = self.enter(replica, slow);
         match answer.await {
-            Ok(Pinned { pin: Some(answered), answer }) if answered == *pin => Ok(answer),
+            Ok(Pinned { pin: Some(answered), answer }) if answered == *pin => {
+                call.end = Some(End::Answered);
+                Ok(answer)
+            }
             Ok(Pinned { pin: answered, .. }) => {
+                call.end = Some(End::Failed);
                 metrics::mixed_version();
                 let answered = answered.map_or_else(|| "no version".to_owned(), |pin| pin.to_string());
                 tracing::warn!(worker = %replica.worker, asked = %pin, %answered, "dropped an answer from another version");
@@ -99,45 +111,61 @@ impl Load {
             }
             Err(error) => {
                 tracing::debug!(worker = %replica.worker, %error, "replica gave no answer");
+                call.end = match error.code {
+                    ErrorCode::Unavailable | ErrorCode::Internal | ErrorCode::DataLoss => Some(End::Failed),
+                    // Time that ran out speaks against the worker only if there was some.
+                    ErrorCode::DeadlineExceeded => None,
+                    _ => Some(End::Answered),
+                };
                 Err(Miss::of(error))
             }
         }
     }
 
-    /// At most `count` of the replicas, the less busy of two drawn ones first.
+    /// At most `count` of the replicas, the better of two drawn ones first.
     pub(crate) fn some<'a>(&self, mut replicas: Vec<&'a Replica>, count: usize) -> Vec<&'a Replica> {
         std::iter::from_fn(|| self.take(&mut replicas)).take(count).collect()
     }
 
     /// Forgets workers that are gone.
     pub(crate) fn retain(&self, known: impl Fn(&str) -> bool) {
-        self.in_flight.lock().retain(|endpoint, _| known(endpoint));
+        self.peers.lock().retain(|endpoint, _| known(endpoint));
     }
 
-    /// Takes the less busy of two drawn replicas.
+    /// Takes the better of two drawn replicas (Mitzenmacher, The Power of Two Choices, 1996) among those that are not
+    /// ejected; when all are, any may be the one that is back.
     fn take<'a>(&self, untried: &mut Vec<&'a Replica>) -> Option<&'a Replica> {
-        if untried.len() < 2 {
-            return untried.pop();
+        let now = Instant::now();
+        let peers: Vec<_> = untried.iter().map(|replica| self.peer(&replica.endpoint)).collect();
+        let mut open: Vec<usize> = (0..peers.len()).filter(|at| peers[*at].is_open(now)).collect();
+        if open.is_empty() {
+            open = (0..peers.len()).collect();
         }
-        let one = self.draw(untried.len());
-        let other = (one + 1 + self.draw(untried.len() - 1)) % untried.len();
-        let busy = |at: usize| self.counter(&untried[at].endpoint).load(Ordering::Relaxed);
-        let chosen = if busy(other) < busy(one) { other } else { one };
+        let chosen = match open.as_slice() {
+            [] => return None,
+            [only] => *only,
+            several => {
+                let one = self.draw(several.len());
+                let other = (one + 1 + self.draw(several.len() - 1)) % several.len();
+                let (one, other) = (several[one], several[other]);
+                if peers[other].is_better_than(&peers[one], now) { other } else { one }
+            }
+        };
         Some(untried.swap_remove(chosen))
     }
 
-    fn enter(&self, endpoint: &str) -> Busy {
-        let counter = self.counter(endpoint);
-        counter.fetch_add(1, Ordering::Relaxed);
-        Busy(counter)
+    fn enter(&self, replica: &Replica, slow: Duration) -> InFlight {
+        let (peer, started) = (self.peer(&replica.endpoint), Instant::now());
+        peer.begin(started);
+        InFlight { peer, worker: replica.worker.clone(), started, slow, end: None }
     }
 
-    fn counter(&self, endpoint: &str) -> Arc<AtomicUsize> {
-        let mut in_flight = self.in_flight.lock();
-        if let Some(counter) = in_flight.get(endpoint) {
-            return Arc::clone(counter);
+    fn peer(&self, endpoint: &str) -> Arc<Peer> {
+        let mut peers = self.peers.lock();
+        if let Some(peer) = peers.get(endpoint) {
+            return Arc::clone(peer);
         }
-        Arc::clone(in_flight.entry(endpoint.to_owned()).or_default())
+        Arc::clone(peers.entry(endpoint.to_owned()).or_default())
     }
 
     /// A number below `limit`, spread evenly over calls (SplitMix64 of a counter): what matters is that neighbours
@@ -168,11 +196,28 @@ impl Miss {
 }
 
 /// One call in flight.
-struct Busy(Arc<AtomicUsize>);
+struct InFlight {
+    peer: Arc<Peer>,
+    worker: String,
+    started: Instant,
+    slow: Duration,
+    /// Nothing when it was dropped, because another replica was faster or the request is over.
+    end: Option<End>,
+}
 
-impl Drop for Busy {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let took = now - self.started;
+        let end = self.end.unwrap_or(if took >= self.slow { End::Failed } else { End::Unknown });
+        match self.peer.end(end, took, now) {
+            Change::None => {}
+            Change::Ejected(pause) => {
+                metrics::ejected();
+                tracing::warn!(worker = %self.worker, ?pause, "ejected: it does not answer");
+            }
+            Change::Returned => tracing::info!(worker = %self.worker, "answers again"),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use endcap_bundle::BundleStore;
-use endcap_coordination::{Coordinator, Mirror, Session};
+use endcap_coordination::{Coordinator, Mirror, MirrorOptions, Session};
 use endcap_fleet::Keys;
 use endcap_proto::pb::model_registry_server::ModelRegistryServer;
 use endcap_service::{GrpcServer, Readiness, task::Tasks};
@@ -40,11 +40,12 @@ impl App {
         Register::prepare(&incoming).with_context(|| format!("prepare {}", incoming.display()))?;
         let server = GrpcServer::bind("registry", config.grpc).await?;
         let Deps { coordinator, keys, store, id } = deps;
-        let (session, driver) = Session::start(Arc::clone(&coordinator), config.lease_ttl)
-            .await
-            .context("register the registry")?;
+        let (session, driver) = Session::start(Arc::clone(&coordinator), config.lease_ttl);
         run(&tasks, "session", driver);
-        let (entries, driver) = Mirror::start(Arc::clone(&coordinator), world::prefixes(&keys)).await?;
+        // What is there, not what was: whoever rebuilds an emptied coordinator must see that it is empty.
+        let options = MirrorOptions { prefixes: world::prefixes(&keys), ..MirrorOptions::default() };
+        let (entries, _, driver) =
+            Mirror::start(Arc::clone(&coordinator), options).await.context("read the fleet")?;
         run(&tasks, "mirror", driver);
         let controller = Controller {
             coordinator: Arc::clone(&coordinator),

@@ -36,7 +36,7 @@ impl Controller {
     }
 
     async fn lead(&self, entries: &mut watch::Receiver<Arc<Entries>>) -> Result<(), CoordinationError> {
-        let lease = self.session.lease().await;
+        let lease = self.session.lease().await?;
         let election = self.keys.controller_election();
         let leadership = campaign(&*self.coordinator, &election, &self.id, lease).await?;
         tracing::info!(controller = self.id, "leads");

@@ -14,7 +14,7 @@ use endcap_bundle::{
     BundleStore, pack,
     test_util::{TinyOptions, tiny_bundle},
 };
-use endcap_coordination::{Coordinator, EmbeddedCoordinator, Mirror, Session, leader};
+use endcap_coordination::{Coordinator, EmbeddedCoordinator, Mirror, MirrorOptions, Session, leader};
 use endcap_fleet::{AssignmentRecord, Key, Keys, ReadyRecord, Record as _, WorkerRecord};
 use endcap_model_registry::{App, Config, Deps};
 use endcap_proto::pb::{self, model_registry_client::ModelRegistryClient, register_version_request::Part};
@@ -59,8 +59,9 @@ async fn start(coordinator: &Arc<dyn Coordinator>, folder: &Path, id: &str) -> R
 /// A worker that is ready for whatever it is assigned, at once.
 async fn willing_worker(coordinator: Arc<dyn Coordinator>, id: &'static str) {
     let keys = Keys::default();
-    let (session, driver) = Session::start(Arc::clone(&coordinator), PATIENCE).await.unwrap();
-    let (mut entries, mirror) = Mirror::start(coordinator, vec![keys.assignments()]).await.unwrap();
+    let (session, driver) = Session::start(Arc::clone(&coordinator), PATIENCE);
+    let options = MirrorOptions { prefixes: vec![keys.assignments()], ..MirrorOptions::default() };
+    let (mut entries, _, mirror) = Mirror::start(coordinator, options).await.unwrap();
     let record = WorkerRecord {
         endpoint: "127.0.0.1:1".into(),
         device: "cpu".into(),

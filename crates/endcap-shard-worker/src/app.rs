@@ -1,10 +1,10 @@
 //! Composition of a worker.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use endcap_bundle::BundleStore;
-use endcap_coordination::{Coordinator, Mirror, Session};
+use endcap_coordination::{Coordinator, Mirror, MirrorOptions, Session};
 use endcap_fleet::Keys;
 use endcap_inference::Runtime;
 use endcap_proto::pb::shard_service_server::ShardServiceServer;
@@ -28,6 +28,8 @@ pub struct Deps {
     pub store: Arc<BundleStore>,
     pub runtime: Runtime,
     pub id: String,
+    /// Where the last known assignments are kept, for a start without the coordinator.
+    pub saved: Option<PathBuf>,
 }
 
 /// A worker that listens and follows its assignments.
@@ -45,11 +47,15 @@ impl App {
         let drain_delay = config.grpc.drain_delay;
         let server = GrpcServer::bind("worker", config.grpc).await?;
         let coordinator = deps.coordinator;
-        let (session, driver) = Session::start(Arc::clone(&coordinator), config.lease_ttl)
-            .await
-            .context("register the worker")?;
+        let (session, driver) = Session::start(Arc::clone(&coordinator), config.lease_ttl);
         run(&tasks, "session", driver);
-        let (entries, driver) = Mirror::start(coordinator, vec![deps.keys.assignments()]).await?;
+        let options = MirrorOptions {
+            prefixes: vec![deps.keys.assignments()],
+            saved: deps.saved,
+            epoch: Some(deps.keys.epoch()),
+        };
+        let (entries, _, driver) =
+            Mirror::start(coordinator, options).await.context("read the assignments")?;
         run(&tasks, "assignments", driver);
 
         let holdings = Holdings::default();

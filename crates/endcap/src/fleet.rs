@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use endcap_bundle::BundleStore;
-use endcap_coordination::{Coordinator, EmbeddedCoordinator};
+use endcap_coordination::Coordinator;
 use endcap_fleet::Keys;
 use endcap_inference::Runtime;
 use endcap_service::{Readiness, Settings, task::Tasks};
@@ -74,9 +74,8 @@ impl Fleet {
         let common = settings::Common::read(&mut settings);
         let common = settings.finish(common)?;
         let runtime = Runtime::load(&common.runtime)?;
-        let coordinator = EmbeddedCoordinator::open(&common.coordination_path)?;
         let mut shared = Shared {
-            coordinator: Arc::new(coordinator),
+            coordinator: common.coordination.open()?,
             keys: common.keys.clone(),
             store: Arc::new(BundleStore::open(&common.store_url, &common.cache_dir)?),
             tasks: Tasks::new(),
@@ -149,6 +148,7 @@ async fn start_gateway(settings: &mut Settings, shared: &mut Shared) -> anyhow::
         keys: shared.keys.clone(),
         store: Arc::clone(&shared.store),
         id: "gateway-1".to_owned(),
+        saved: None,
     };
     let app =
         endcap_gateway::App::build(settings.finish(config)?, deps).await.context("start the gateway")?;
@@ -187,6 +187,7 @@ async fn start_worker(
         store: Arc::clone(&shared.store),
         runtime: runtime.clone(),
         id: id.clone(),
+        saved: None,
     };
     let app = endcap_shard_worker::App::build(settings.finish(config)?, deps)
         .await

@@ -1,10 +1,10 @@
 //! `endcap gateway|worker|registry|feature-cache`: one role as its own process.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use endcap_bundle::BundleStore;
-use endcap_coordination::{Coordinator, EmbeddedCoordinator};
+use endcap_coordination::Coordinator;
 use endcap_fleet::Keys;
 use endcap_inference::Runtime;
 use endcap_service::{Readiness, Settings, task::Tasks};
@@ -45,6 +45,7 @@ pub(crate) async fn run(role: Role, args: RoleArgs) -> anyhow::Result<()> {
     let env = settings::process_environment();
     let mut settings = Settings::load(args.config.config.as_deref(), &env, &args.config.set)?;
     let read = read(role, &mut settings);
+    let listen = settings.read(&format!("{}.grpc.listen", role.as_str().replace('-', "_")));
     let Read { common, gateway, worker, registry, feature_cache } = settings.finish(Some(read))?;
     if args.check_config {
         for (key, value, source) in settings.effective() {
@@ -54,7 +55,8 @@ pub(crate) async fn run(role: Role, args: RoleArgs) -> anyhow::Result<()> {
     }
     settings::start_telemetry(&args.config, None)?;
     let common = common.context("settings were checked")?;
-    let process = Process::start(settings, &common, args.id.unwrap_or_else(|| default_id(role)))?;
+    let id = args.id.unwrap_or_else(|| default_id(role, listen));
+    let process = Process::start(settings, &common, id)?;
     let tasks = process.tasks.clone();
     let served = match role {
         Role::Gateway => process.gateway(gateway.context("settings were checked")?).await,
@@ -71,6 +73,7 @@ struct Process {
     settings: Settings,
     id: String,
     coordinator: Arc<dyn Coordinator>,
+    saved: Option<PathBuf>,
     store: Arc<BundleStore>,
     keys: Keys,
     tasks: Tasks,
@@ -88,8 +91,9 @@ impl Process {
         });
         Ok(Self {
             settings,
+            coordinator: common.coordination.open()?,
+            saved: common.coordination.saved(&id),
             id,
-            coordinator: Arc::new(EmbeddedCoordinator::open(&common.coordination_path)?),
             store: Arc::new(BundleStore::open(&common.store_url, &common.cache_dir)?),
             keys: common.keys.clone(),
             tasks,
@@ -100,7 +104,8 @@ impl Process {
     async fn gateway(mut self, config: endcap_gateway::Config) -> anyhow::Result<()> {
         let Self { coordinator, keys, store, id, .. } = &self;
         let (coordinator, keys) = (Arc::clone(coordinator), keys.clone());
-        let deps = endcap_gateway::Deps { coordinator, keys, store: Arc::clone(store), id: id.clone() };
+        let (store, saved) = (Arc::clone(store), self.saved.clone());
+        let deps = endcap_gateway::Deps { coordinator, keys, store, id: id.clone(), saved };
         let app = endcap_gateway::App::build(config, deps).await?;
         self.admin(app.readiness()).await?;
         app.serve(self.shutdown).await
@@ -114,7 +119,8 @@ impl Process {
         let runtime = Runtime::load(&common.runtime)?;
         let Self { coordinator, keys, store, id, .. } = &self;
         let (coordinator, keys, store) = (Arc::clone(coordinator), keys.clone(), Arc::clone(store));
-        let deps = endcap_shard_worker::Deps { coordinator, keys, store, runtime, id: id.clone() };
+        let saved = self.saved.clone();
+        let deps = endcap_shard_worker::Deps { coordinator, keys, store, runtime, id: id.clone(), saved };
         let app = endcap_shard_worker::App::build(config, deps).await?;
         self.admin(app.readiness()).await?;
         app.serve(self.shutdown).await
@@ -157,9 +163,11 @@ fn read(role: Role, settings: &mut Settings) -> Read {
     }
 }
 
-fn default_id(role: Role) -> String {
+/// The same after a restart, and another for every process of a host: host and port.
+fn default_id(role: Role, listen: Option<SocketAddr>) -> String {
     let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     let host = host.trim();
     let host = if host.is_empty() { "local" } else { host };
-    format!("{}-{host}-{}", role.as_str(), std::process::id())
+    let port = listen.map(|address| u32::from(address.port())).filter(|port| *port != 0);
+    format!("{}-{host}-{}", role.as_str(), port.unwrap_or_else(std::process::id))
 }

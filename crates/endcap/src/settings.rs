@@ -1,11 +1,15 @@
 //! Settings that the binary itself reads: what all services of a process share.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
+use endcap_coordination::{
+    CoordinationError, Coordinator, EmbeddedCoordinator, EtcdCoordinator, EtcdOptions, EtcdTls,
+};
 use endcap_fleet::Keys;
 use endcap_inference::{DeviceChoice, RuntimeOptions};
 use endcap_service::{
     Readiness, Settings, admin,
+    config::Secret,
     task::Tasks,
     telemetry::{self, TelemetryConfig},
 };
@@ -15,7 +19,7 @@ use crate::cli::ConfigArgs;
 /// The parts of the settings that services get as ready-made dependencies.
 #[derive(Debug)]
 pub(crate) struct Common {
-    pub(crate) coordination_path: PathBuf,
+    pub(crate) coordination: Coordination,
     pub(crate) keys: Keys,
     pub(crate) store_url: String,
     pub(crate) cache_dir: PathBuf,
@@ -24,14 +28,14 @@ pub(crate) struct Common {
 
 impl Common {
     pub(crate) fn read(settings: &mut Settings) -> Option<Self> {
-        let coordination_path = settings.read("coordination.path");
+        let coordination = Coordination::read(settings);
         let prefix = settings.read::<String>("coordination.prefix");
         let store_url = settings.read("store.url");
         let cache_dir = settings.read("store.cache_dir");
         let library = settings.read::<String>("worker.onnxruntime");
         let device = settings.read::<String>("worker.device").and_then(|text| device(settings, &text));
         Some(Self {
-            coordination_path: coordination_path?,
+            coordination: coordination?,
             keys: Keys::new(prefix?),
             store_url: store_url?,
             cache_dir: cache_dir?,
@@ -41,6 +45,82 @@ impl Common {
             },
         })
     }
+}
+
+/// Where the fleet meets.
+#[derive(Debug)]
+pub(crate) enum Coordination {
+    Embedded { path: PathBuf },
+    Etcd { options: EtcdOptions, saved_dir: Option<PathBuf> },
+}
+
+impl Coordination {
+    fn read(settings: &mut Settings) -> Option<Self> {
+        match settings.read::<String>("coordination.kind")?.as_str() {
+            "embedded" => Some(Self::Embedded { path: settings.read("coordination.path")? }),
+            "etcd" => {
+                let options = etcd(settings);
+                let saved_dir = settings.read::<String>("coordination.saved_dir");
+                let saved_dir = saved_dir.filter(|path| !path.is_empty()).map(PathBuf::from);
+                Some(Self::Etcd { options: options?, saved_dir })
+            }
+            _ => {
+                settings.reject("coordination.kind", "embedded or etcd");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn open(&self) -> Result<Arc<dyn Coordinator>, CoordinationError> {
+        Ok(match self {
+            Self::Embedded { path } => Arc::new(EmbeddedCoordinator::open(path)?),
+            Self::Etcd { options, .. } => Arc::new(EtcdCoordinator::new(options.clone())?),
+        })
+    }
+
+    /// Where a member keeps what it knew last. With the embedded coordinator nothing can be gone while the member is not.
+    pub(crate) fn saved(&self, id: &str) -> Option<PathBuf> {
+        match self {
+            Self::Embedded { .. } => None,
+            Self::Etcd { saved_dir, .. } => Some(saved_dir.as_ref()?.join(format!("{id}.json"))),
+        }
+    }
+}
+
+fn etcd(settings: &mut Settings) -> Option<EtcdOptions> {
+    let endpoints = settings.read::<String>("coordination.etcd.endpoints");
+    let endpoints: Vec<String> = endpoints
+        .iter()
+        .flat_map(|text| text.split(','))
+        .map(str::trim)
+        .filter(|endpoint| !endpoint.is_empty())
+        .map(str::to_owned)
+        .collect();
+    let secure = endpoints.iter().filter(|endpoint| endpoint.starts_with("https://")).count();
+    let plain = endpoints.iter().filter(|endpoint| endpoint.starts_with("http://")).count();
+    if endpoints.is_empty() || secure + plain != endpoints.len() || (secure > 0 && plain > 0) {
+        let expected = "http:// or https:// addresses, all of one kind, separated by commas";
+        settings.reject("coordination.etcd.endpoints", expected);
+    }
+    let timeout = settings.read("coordination.etcd.timeout");
+    let user = settings.read::<String>("coordination.etcd.user");
+    let password = settings.read::<Secret>("coordination.etcd.password");
+    let file = |settings: &mut Settings, key: &str| {
+        settings.read::<String>(key).filter(|path| !path.is_empty()).map(PathBuf::from)
+    };
+    let ca = file(settings, "coordination.etcd.ca_file");
+    let certificate = file(settings, "coordination.etcd.cert_file");
+    let key = file(settings, "coordination.etcd.key_file");
+    if ca.is_none() && secure > 0 {
+        settings.reject("coordination.etcd.ca_file", "a PEM file, because the endpoints are https://");
+    }
+    if certificate.is_some() != key.is_some() {
+        settings.reject("coordination.etcd.key_file", "set together with cert_file, or not at all");
+    }
+    let tls = ca.filter(|_| secure > 0).map(|ca| EtcdTls { ca, identity: certificate.zip(key) });
+    let (user, password) = (user?, password?);
+    let user = (!user.is_empty()).then(|| (user, password.expose().to_owned()));
+    Some(EtcdOptions { endpoints, user, tls, timeout: timeout? })
 }
 
 fn device(settings: &mut Settings, text: &str) -> Option<DeviceChoice> {

@@ -5,7 +5,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsa
 use tokio::time::timeout;
 
 use super::*;
-use crate::{Mirror, conformance, test_util::EtcdCluster};
+use crate::{Mirror, MirrorOptions, conformance, test_util::EtcdCluster};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -53,8 +53,7 @@ async fn a_listing_of_many_pages_is_whole_and_of_one_revision() {
 async fn a_mirror_lives_through_the_death_of_every_member_in_turn() {
     let mut etcd = EtcdCluster::start(3).await;
     let coordinator = Arc::new(etcd.coordinator());
-    let (mut entries, driver) =
-        Mirror::start(coordinator.clone(), vec!["/mirror/".to_owned()]).await.unwrap();
+    let (mut entries, _, driver) = Mirror::start(coordinator.clone(), following("/mirror/")).await.unwrap();
     let story = async {
         for round in 0..3 {
             let leader = etcd.leader();
@@ -74,6 +73,56 @@ async fn a_mirror_lives_through_the_death_of_every_member_in_turn() {
         () = story => {}
         () = driver => panic!("the mirror ended"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_outlives_etcd_its_own_restart_and_the_loss_of_all_data() {
+    let mut etcd = EtcdCluster::start(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let coordinator: Arc<dyn Coordinator> = Arc::new(etcd.coordinator());
+    let options = MirrorOptions {
+        prefixes: vec!["/mirror/".to_owned()],
+        saved: Some(folder.path().join("saved/mirror.json")),
+        epoch: Some("/epoch".to_owned()),
+    };
+    let fill = Txn::default().put("/mirror/a", "1").put("/epoch", "first");
+    coordinator.commit(fill).await.unwrap();
+    let (entries, freshness, driver) = Mirror::start(coordinator.clone(), options.clone()).await.unwrap();
+    let saved = options.saved.clone().unwrap();
+    let written = async {
+        while !saved.exists() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(freshness.age(), Duration::ZERO);
+    };
+    tokio::select! {
+        written = timeout(PATIENCE, written) => written.expect("the entries are saved"),
+        () = driver => panic!("the mirror ended"),
+    }
+    drop(entries);
+
+    // A start without etcd shows what was known, and how old it is.
+    etcd.stop();
+    let (mut entries, freshness, driver) = Mirror::start(coordinator.clone(), options).await.unwrap();
+    assert_eq!(entries.borrow()["/mirror/a"].value, b"1");
+    assert!(freshness.age() > Duration::ZERO);
+    // etcd comes back empty: nothing is believed of it before the epoch is there.
+    let story = async {
+        etcd.wipe();
+        etcd.resume().await;
+        put(&etcd.coordinator(), "/mirror/b", "2").await;
+        let listed = timeout(Duration::from_secs(1), entries.changed()).await;
+        assert!(listed.is_err(), "an emptied etcd was believed");
+        assert_eq!(entries.borrow().len(), 2);
+        put(&etcd.coordinator(), "/epoch", "second").await;
+        let rebuilt = entries.wait_for(|entries| entries.contains_key("/mirror/b") && entries.len() == 2);
+        timeout(PATIENCE, rebuilt).await.expect("the rebuilt state is followed").unwrap();
+    };
+    tokio::select! {
+        () = story => {}
+        () = driver => panic!("the mirror ended"),
+    }
+    assert_eq!(freshness.age(), Duration::ZERO);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,6 +163,10 @@ async fn an_unreachable_etcd_is_told_as_such() {
     let options = EtcdOptions { endpoints, user: None, tls: None, timeout: Duration::from_millis(500) };
     let told = EtcdCoordinator::new(options).unwrap().get("/a").await.unwrap_err();
     assert!(matches!(told, CoordinationError::Unavailable { .. }), "{told}");
+}
+
+fn following(prefix: &str) -> MirrorOptions {
+    MirrorOptions { prefixes: vec![prefix.to_owned()], ..MirrorOptions::default() }
 }
 
 async fn put(coordinator: &EtcdCoordinator, key: &str, value: &str) -> u64 {

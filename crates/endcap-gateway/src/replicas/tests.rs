@@ -125,11 +125,43 @@ async fn a_slow_replica_may_still_be_first() {
 #[tokio::test(start_paused = true)]
 async fn the_less_busy_replica_is_asked() {
     let load = Load::default();
-    let busy: Vec<_> = (0..3).map(|_| load.enter("busy")).collect();
+    let busy = Replica { worker: "busy".into(), endpoint: "busy".into() };
+    let calls: Vec<_> = (0..3).map(|_| load.enter(&busy, Duration::MAX)).collect();
     for _ in 0..16 {
         let workers = [("busy", Does::Answers("busy")), ("idle", Does::Answers("idle"))];
         assert_eq!(ask(&load, &workers).await.0, Ok("idle"));
     }
-    drop(busy);
-    assert_eq!(load.counter("busy").load(Ordering::Relaxed), 0);
+    drop(calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_hangs_is_left_alone_then_tried_and_taken_back() {
+    let load = Load::default();
+    let hangs = [("a", Does::Hangs), ("b", Does::Answers("yes"))];
+    let recovered = [("a", Does::Answers("yes")), ("b", Does::Answers("yes"))];
+    let mut hung = 0;
+    for _ in 0..40 {
+        let (answer, asked, _) = ask(&load, &hangs).await;
+        assert_eq!(answer, Ok("yes"));
+        hung += usize::from(asked.contains(&"a".to_owned()));
+    }
+    assert_eq!(hung, 3, "three failures in a row eject; the others took no time");
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let mut asked_again = 0;
+    for _ in 0..40 {
+        let (_, asked, _) = ask(&load, &recovered).await;
+        asked_again += usize::from(asked.contains(&"a".to_owned()));
+    }
+    assert!(asked_again > 0, "a worker that is well again stayed ejected");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_every_replica_ejected_all_are_asked_all_the_same() {
+    let load = Load::default();
+    let dead = [("a", Does::Fails(ErrorCode::Unavailable)), ("b", Does::Fails(ErrorCode::Unavailable))];
+    for _ in 0..4 {
+        assert_eq!(ask(&load, &dead).await.0, Err(Fault::Failed));
+    }
+    let alive = [("a", Does::Answers("yes")), ("b", Does::Answers("yes"))];
+    assert_eq!(ask(&load, &alive).await.0, Ok("yes"));
 }

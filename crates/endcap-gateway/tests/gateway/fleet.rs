@@ -183,6 +183,7 @@ impl Fleet {
             keys: self.keys.clone(),
             store: Arc::clone(&self.store),
             id: "g".into(),
+            saved: None,
         };
         let app = App::build(settings.finish(config).unwrap(), deps).await.unwrap();
         let (address, readiness) = (app.local_addr(), app.readiness());

@@ -46,6 +46,7 @@ impl Worker {
             store: Arc::clone(&store),
             runtime,
             id: ID.into(),
+            saved: None,
         };
         let app = App::build(settings.finish(config).unwrap(), deps).await.unwrap();
         let channel = endcap_service::client::channel(&app.local_addr().to_string()).unwrap();
