@@ -1,6 +1,10 @@
 //! A whole fleet for tests: every service in this process, on free ports, on a folder of its own, talked to over its
 //! RPCs as anybody would.
 
+pub mod load;
+pub mod processes;
+pub mod registry;
+
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::Context as _;
@@ -11,7 +15,6 @@ use endcap_bundle::{
 };
 use endcap_proto::pb::{
     self, model_registry_client::ModelRegistryClient, recommend_service_client::RecommendServiceClient,
-    register_version_request::Part,
 };
 use endcap_types::ShardCount;
 use tempfile::TempDir;
@@ -57,35 +60,20 @@ impl TestFleet {
 
     /// Uploads a packed bundle.
     pub async fn register(&mut self, packed: &[u8]) -> Result<pb::ModelVersion, tonic::Status> {
-        let header = pb::RegisterHeader { actor: "test".into(), ..Default::default() };
-        let mut parts = vec![pb::RegisterVersionRequest { part: Some(Part::Header(header)) }];
-        for chunk in packed.chunks(64 << 10) {
-            let chunk = chunk.to_vec().into();
-            parts.push(pb::RegisterVersionRequest { part: Some(Part::Chunk(chunk)) });
-        }
-        let answer = self.registry.register_version(tokio_stream::iter(parts)).await?.into_inner();
-        Ok(answer.version.unwrap_or_default())
+        registry::register(&mut self.registry, packed).await
     }
 
     /// Loads a version on its workers and waits until it is ready.
     pub async fn validate(&mut self, version: u64) -> Result<Vec<u32>, tonic::Status> {
-        let mut request = tonic::Request::new(pb::ValidateVersionRequest {
-            model: MODEL.into(),
-            version,
-            actor: "test".into(),
-        });
-        request.set_timeout(PATIENCE);
-        Ok(self.registry.validate_version(request).await?.into_inner().ready_replicas)
+        registry::validate(&mut self.registry, version).await
     }
 
     pub async fn promote(&mut self, version: u64) -> Result<pb::Rollout, tonic::Status> {
-        let request = pb::PromoteRequest { model: MODEL.into(), version, ..edit() };
-        Ok(self.registry.promote(request).await?.into_inner().rollout.unwrap_or_default())
+        registry::promote(&mut self.registry, version).await
     }
 
     pub async fn rollback(&mut self) -> Result<pb::Rollout, tonic::Status> {
-        let request = pb::RollbackRequest { model: MODEL.into(), actor: "test".into(), ..Default::default() };
-        Ok(self.registry.rollback(request).await?.into_inner().rollout.unwrap_or_default())
+        registry::rollback(&mut self.registry).await
     }
 
     /// Registers, validates and promotes, then waits until the gateway routes to it.
@@ -107,10 +95,6 @@ impl TestFleet {
         })
         .await
     }
-}
-
-fn edit() -> pb::PromoteRequest {
-    pb::PromoteRequest { actor: "test".into(), ..Default::default() }
 }
 
 /// A retrieval request with a generous deadline.

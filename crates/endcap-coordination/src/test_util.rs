@@ -5,6 +5,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -211,9 +212,19 @@ impl Drop for Member {
     }
 }
 
-/// A port that nothing listened on a moment ago.
+/// A port that nothing listens on, below those that the system gives to outgoing connections: it can be bound again
+/// after its listener was restarted.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 15_000;
+    const COUNT: u32 = 17_000;
+    // Processes that look for ports at the same time begin at different places.
+    let offset = std::process::id().wrapping_mul(131);
+    let free = std::iter::repeat_with(|| {
+        let next = offset.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT + FIRST;
+        u16::try_from(next).unwrap()
+    });
+    free.take(COUNT as usize).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 fn tool(name: &str) -> PathBuf {

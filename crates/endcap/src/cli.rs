@@ -98,7 +98,7 @@ pub struct ConfigArgs {
 pub struct RoleArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// This process's id in the fleet. Default: the host name and the process id.
+    /// This process's id in the fleet, the same after a restart. Default: role, host name and port.
     #[arg(long)]
     pub id: Option<String>,
     /// Only check the settings: print the effective ones, or every mistake (exit 64).

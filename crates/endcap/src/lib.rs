@@ -12,6 +12,7 @@ pub mod evaluate;
 pub mod fleet;
 mod model;
 mod output;
+mod program;
 mod recommend;
 mod roles;
 mod run;
@@ -20,4 +21,5 @@ mod status;
 mod view;
 
 pub use demo::{DEMO_BUNDLE, release};
+pub use program::program;
 pub use run::run;

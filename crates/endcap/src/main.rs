@@ -1,39 +1,5 @@
-//! The `endcap` program. Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong settings.
+//! The `endcap` program.
 
-use std::process::ExitCode;
-
-use clap::Parser as _;
-use endcap::cli::Cli;
-use endcap_service::config::ConfigProblems;
-
-const FAILED: u8 = 1;
-/// `EX_USAGE`: the settings must be mended before a restart can help.
-const WRONG_SETTINGS: u8 = 64;
-
-fn main() -> ExitCode {
-    // ONNX Runtime reads this when its library is loaded; its own switch comes too late.
-    #[expect(unsafe_code, reason = "no other thread exists yet")]
-    #[expect(clippy::disallowed_methods, reason = "no other thread exists yet")]
-    unsafe {
-        std::env::set_var("ORT_DISABLE_TELEMETRY", "1");
-    }
-    let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("endcap: cannot start the async runtime: {error}");
-            return ExitCode::from(FAILED);
-        }
-    };
-    match runtime.block_on(endcap::run(cli)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<ConfigProblems>() => {
-            eprintln!("endcap: {error}");
-            ExitCode::from(WRONG_SETTINGS)
-        }
-        Err(error) => {
-            eprintln!("endcap: {error:#}");
-            ExitCode::from(FAILED)
-        }
-    }
+fn main() -> std::process::ExitCode {
+    endcap::program()
 }

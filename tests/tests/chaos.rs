@@ -1,0 +1,198 @@
+//! Processes that die, freeze and restart under a steady load: nobody who asks sees it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::{path::Path, time::Duration};
+
+use endcap_bundle::test_util::TinyOptions;
+use endcap_tests::{
+    eventually,
+    load::{Load, Report},
+    processes::{ProcessFleet, USUAL},
+    registry, tiny,
+};
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Fleets of this many processes one after another: together they would measure each other.
+static ALONE: Mutex<()> = Mutex::const_new(());
+/// Requests per second.
+const RATE: u32 = 40;
+const SHARDS: u32 = 8;
+
+async fn fleet() -> (MutexGuard<'static, ()>, ProcessFleet) {
+    let alone = ALONE.lock().await;
+    let program = Path::new(env!("CARGO_BIN_EXE_endcap-node"));
+    (alone, ProcessFleet::start(program, USUAL, &[]).await.unwrap())
+}
+
+fn bundle(variant: &str, weight_scale: f32, shards: u32) -> Vec<u8> {
+    let options = TinyOptions { variant: variant.into(), weight_scale, ..TinyOptions::default() };
+    tiny(&options, shards).unwrap().bytes
+}
+
+/// Lets the load go on for a while: what is tested is that nothing happens.
+async fn meanwhile(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+fn nothing_failed(report: &Report) {
+    println!("{}", report.summary());
+    assert_eq!(report.failed(), Vec::<String>::new());
+    assert_eq!(report.late(), 0, "{}", report.summary());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_is_not_missed() {
+    let (_alone, mut fleet) = fleet().await;
+    let version = fleet.release(&bundle("one", 1.0, SHARDS)).await.unwrap();
+    let before = holders(&fleet).await;
+    let load = Load::start(fleet.gateways().unwrap(), RATE);
+    meanwhile(Duration::from_secs(2)).await;
+    let killed_at = load.now();
+    fleet.kill("worker-2").unwrap();
+    // What it held is elsewhere, and nothing else has moved.
+    eventually("every shard has two replicas again", async || {
+        let now = holders(&fleet).await;
+        now.iter().all(|holders| holders.len() == 2 && !holders.contains(&"worker-2".to_owned()))
+    })
+    .await
+    .unwrap();
+    for (shard, (before, after)) in before.iter().zip(holders(&fleet).await).enumerate() {
+        for kept in before.iter().filter(|worker| *worker != "worker-2") {
+            assert!(after.contains(kept), "shard {shard} left {kept} for no reason: {before:?} to {after:?}");
+        }
+    }
+    meanwhile(Duration::from_secs(1)).await;
+    let report = load.stop().await.unwrap();
+    nothing_failed(&report);
+    let last = report.degraded().iter().map(|sample| sample.at).max();
+    assert!(last.is_none_or(|last| last <= killed_at + Duration::from_secs(1)), "degraded until {last:?}");
+    fleet.launch("worker-2").unwrap();
+    fleet.until_ready("worker-2").await.unwrap();
+    fleet.until_answering(version).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_worker_is_ejected_and_taken_back() {
+    let (_alone, fleet) = fleet().await;
+    fleet.release(&bundle("one", 1.0, SHARDS)).await.unwrap();
+    let load = Load::start(fleet.gateways().unwrap(), RATE);
+    meanwhile(Duration::from_secs(2)).await;
+    let frozen_at = load.now();
+    fleet.freeze("worker-1").unwrap();
+    meanwhile(Duration::from_secs(10)).await;
+    fleet.thaw("worker-1").unwrap();
+    eventually("the worker that answers again holds its shards again", async || {
+        holders(&fleet).await.iter().any(|holders| holders.contains(&"worker-1".to_owned()))
+    })
+    .await
+    .unwrap();
+    meanwhile(Duration::from_secs(2)).await;
+    let report = load.stop().await.unwrap();
+    println!("{}", report.summary());
+    assert_eq!(report.late(), 0);
+    assert!(report.availability() >= 0.9995, "{:?}", report.failed());
+    // Half of the deadline is what a request waits for a worker that is silent.
+    let slow = report.samples.iter().filter(|sample| sample.took > Duration::from_millis(400));
+    let last = slow.map(|sample| sample.at).filter(|at| *at > frozen_at).max();
+    let until = last.map(|last| last - frozen_at).unwrap_or_default();
+    println!("requests waited for the frozen worker until {until:?} after");
+    let ejections: f64 = ejections(&fleet).await;
+    assert!(ejections >= 1.0, "nobody ejected the frozen worker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minute_without_etcd_changes_nothing_for_those_who_ask() {
+    let (_alone, mut fleet) = fleet().await;
+    let one = fleet.release(&bundle("one", 1.0, SHARDS)).await.unwrap();
+    let load = Load::start(fleet.gateways().unwrap(), RATE);
+    meanwhile(Duration::from_secs(1)).await;
+    let leader = fleet.etcd.leader();
+    fleet.etcd.kill(leader);
+    meanwhile(Duration::from_secs(5)).await;
+    fleet.etcd.stop();
+    meanwhile(Duration::from_secs(20)).await;
+    // A gateway that restarts meanwhile knows the fleet from its own disk, and says how old that is.
+    fleet.terminate("gateway-1").await.unwrap();
+    fleet.launch("gateway-1").unwrap();
+    fleet.until_ready("gateway-1").await.unwrap();
+    meanwhile(Duration::from_secs(40)).await;
+    let age = gauge(&fleet.metrics("gateway-1").await.unwrap(), "endcap_routing_snapshot_age_seconds");
+    assert!(age >= 60.0, "the snapshot says it is {age} s old");
+    fleet.etcd.resume().await;
+    // Promotions work again.
+    let mut client = fleet.registry("registry-2").unwrap();
+    let packed = bundle("two", 2.0, SHARDS);
+    let mut two = 0;
+    eventually("a version can be registered again", async || {
+        let registered = registry::register(&mut client, &packed).await;
+        registered.is_ok_and(|version| {
+            two = version.version;
+            true
+        })
+    })
+    .await
+    .unwrap();
+    registry::validate(&mut client, two).await.unwrap();
+    registry::promote(&mut client, two).await.unwrap();
+    fleet.until_answering(two).await.unwrap();
+    assert!(two > one);
+    let report = load.stop().await.unwrap();
+    nothing_failed(&report);
+    assert!(report.degraded().is_empty(), "{} answers were degraded", report.degraded().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_of_everything_fails_nothing() {
+    let (_alone, mut fleet) = fleet().await;
+    let version = fleet.release(&bundle("one", 1.0, SHARDS)).await.unwrap();
+    let load = Load::start(fleet.gateways().unwrap(), RATE);
+    for id in fleet.ids("") {
+        fleet.terminate(&id).await.unwrap();
+        fleet.launch(&id).unwrap();
+        fleet.until_ready(&id).await.unwrap();
+        eventually("every shard has two replicas", async || {
+            holders(&fleet).await.iter().all(|holders| holders.len() == 2)
+        })
+        .await
+        .unwrap();
+    }
+    fleet.until_answering(version).await.unwrap();
+    nothing_failed(&load.stop().await.unwrap());
+}
+
+/// The workers that are ready, by shard of the newest version.
+async fn holders(fleet: &ProcessFleet) -> Vec<Vec<String>> {
+    let mut holders = vec![Vec::new(); SHARDS as usize];
+    let mut newest = 0;
+    for id in fleet.ids("registry") {
+        let Ok(mut client) = fleet.registry(&id) else { continue };
+        let Ok(answer) = client.get_fleet(endcap_proto::pb::GetFleetRequest {}).await else { continue };
+        let answer = answer.into_inner();
+        newest = answer.replicas.iter().map(|replica| replica.version).max().unwrap_or(newest);
+        let ready = answer.replicas.iter().filter(|replica| replica.version == newest && is_ready(replica));
+        for replica in ready {
+            if let Some(holders) = holders.get_mut(replica.shard as usize) {
+                holders.push(replica.worker.clone());
+            }
+        }
+        break;
+    }
+    holders
+}
+
+fn is_ready(replica: &endcap_proto::pb::Replica) -> bool {
+    replica.state() == endcap_proto::pb::ReplicaState::Ready
+}
+
+async fn ejections(fleet: &ProcessFleet) -> f64 {
+    let mut all = 0.0;
+    for id in fleet.ids("gateway") {
+        all += gauge(&fleet.metrics(&id).await.unwrap(), "endcap_replica_ejections_total");
+    }
+    all
+}
+
+fn gauge(metrics: &str, name: &str) -> f64 {
+    let line = metrics.lines().find(|line| line.starts_with(name) && !line.starts_with('#'));
+    line.unwrap_or_else(|| panic!("no {name} in\n{metrics}")).rsplit(' ').next().unwrap().parse().unwrap()
+}
