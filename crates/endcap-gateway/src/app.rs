@@ -8,6 +8,7 @@ use endcap_coordination::{Coordinator, Freshness, Mirror, MirrorOptions, Session
 use endcap_fleet::{Keys, MemberRecord, Record as _};
 use endcap_proto::pb::recommend_service_server::RecommendServiceServer;
 use endcap_service::{GrpcServer, Readiness, client::Channels, task::Tasks};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -44,6 +45,8 @@ pub struct App {
     server: GrpcServer,
     readiness: Readiness,
     session: Session,
+    /// Ends with the first routing snapshot.
+    routed: oneshot::Receiver<()>,
     tasks: Tasks,
 }
 
@@ -75,13 +78,14 @@ impl App {
             routing: routing.clone(),
             tidy: tidy(Arc::clone(&channels), Arc::clone(&load)),
         };
-        run(&tasks, "routing", follower.run(entries, readiness.latch("routing snapshot")));
+        let (first, routed) = oneshot::channel();
+        run(&tasks, "routing", follower.run(entries, readiness.latch("routing snapshot"), first));
 
         metrics::register();
         let recommend = Arc::new(compose(config.recommend, channels, load, routing));
         let service = RecommendServiceServer::new(RecommendGrpc { recommend })
             .max_decoding_message_size(LARGEST_REQUEST);
-        Ok(Self { server: server.add_service(service), readiness, session, tasks })
+        Ok(Self { server: server.add_service(service), readiness, session, routed, tasks })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -94,6 +98,8 @@ impl App {
 
     /// Serves until `shutdown`, then drains and leaves the fleet.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        // Whoever connects before waits, instead of hearing that there is no model.
+        let _cancelled = shutdown.run_until_cancelled(self.routed).await;
         let served = self.server.serve(self.readiness, shutdown).await;
         let left = self.session.close().await;
         self.tasks.shutdown(Duration::from_secs(1)).await?;

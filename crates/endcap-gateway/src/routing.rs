@@ -15,7 +15,10 @@ use endcap_fleet::{
 use endcap_service::Latch;
 use endcap_types::{Digest, FeatureName, FeatureSpec, ItemId, Namespace, ShardCount, Version};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 /// How long news of the fleet waits for the parts of a version that it brings. They are two small files; when the store
 /// is slow, what is known of the other versions matters more.
@@ -103,9 +106,14 @@ pub(crate) struct Follower {
 type Fetches = FuturesUnordered<BoxFuture<'static, (Digest, Result<Parts, BundleError>)>>;
 
 impl Follower {
-    /// Follows until the mirror ends. `first` is released with the first snapshot.
-    pub(crate) async fn run(self, mut entries: watch::Receiver<Arc<Entries>>, first: Latch) {
-        let mut first = Some(first);
+    /// Follows until the mirror ends. `first` is released, and `routed` told, with the first snapshot.
+    pub(crate) async fn run(
+        self,
+        mut entries: watch::Receiver<Arc<Entries>>,
+        first: Latch,
+        routed: oneshot::Sender<()>,
+    ) {
+        let mut first = Some((first, routed));
         let mut parts = PartsByDigest::new();
         let mut fetches = Fetches::new();
         let mut fetching = BTreeSet::new();
@@ -130,8 +138,10 @@ impl Follower {
             let routes = routes(view, &parts, feature_caches);
             (self.tidy)(&routes);
             self.routing.publish(routes);
-            if let Some(latch) = first.take() {
+            if let Some((latch, routed)) = first.take() {
                 latch.release();
+                // Nobody listens when the gateway was told to end before it began.
+                let _ended = routed.send(());
             }
             let incomplete = wanted.iter().any(|digest| !parts.contains_key(digest));
             tokio::select! {

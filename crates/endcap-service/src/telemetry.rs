@@ -1,6 +1,6 @@
 //! Logs and metrics of a process.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{io::IsTerminal as _, sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use thiserror::Error;
@@ -56,7 +56,9 @@ pub fn init(config: &TelemetryConfig) -> Result<(), TelemetryError> {
     let started = if config.json {
         registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
     } else {
-        registry.with(fmt::layer().compact().with_target(true).with_writer(std::io::stderr)).try_init()
+        let colours = std::io::stderr().is_terminal();
+        let layer = fmt::layer().compact().with_target(true).with_ansi(colours).with_writer(std::io::stderr);
+        registry.with(layer).try_init()
     };
     started.map_err(|_| TelemetryError::Twice)?;
     FILTER.set(handle).map_err(|_| TelemetryError::Twice)

@@ -44,6 +44,7 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<()> 
         None => embedded_bundle(scratch.path())?,
     };
 
+    let mut interrupted = std::pin::pin!(interrupted());
     let fleet = Fleet::start(&options).await?;
     let global = of_fleet(global, &fleet);
     note(
@@ -59,11 +60,11 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<()> 
     );
     let shown = tokio::select! {
         shown = first_answers(&global, &file) => shown,
-        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
+        () = &mut interrupted => Err(anyhow::anyhow!("interrupted")),
     };
     if shown.is_ok() && !args.once {
         next_steps(&global, &file);
-        interrupted().await;
+        interrupted.await;
         note(&global, "draining");
     }
     let stopped = fleet.stop().await;
@@ -80,6 +81,7 @@ pub(crate) async fn dev(global: &Global, args: DevArgs) -> anyhow::Result<()> {
         env: settings::process_environment(),
         set: args.config.set.clone(),
     };
+    let mut interrupted = std::pin::pin!(interrupted());
     let fleet = Fleet::start(&options).await?;
     let global = of_fleet(global, &fleet);
     note(
@@ -95,12 +97,12 @@ pub(crate) async fn dev(global: &Global, args: DevArgs) -> anyhow::Result<()> {
     let promoted = match &args.bundle {
         Some(file) => tokio::select! {
             promoted = release(&global, file) => promoted.map(|_| ()),
-            () = interrupted() => Err(anyhow::anyhow!("interrupted")),
+            () = &mut interrupted => Err(anyhow::anyhow!("interrupted")),
         },
         None => Ok(()),
     };
     if promoted.is_ok() {
-        interrupted().await;
+        interrupted.await;
         note(&global, "draining");
     }
     let stopped = fleet.stop().await;
@@ -236,17 +238,24 @@ fn note(global: &Global, text: impl std::fmt::Display) {
 }
 
 /// Ctrl-C or SIGTERM.
-pub(crate) async fn interrupted() {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
+pub(crate) fn interrupted() -> impl Future<Output = ()> + Send {
+    // Heard from now on, not from the first poll on: a signal between the two must not be lost, nor kill.
+    let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    async move {
+        let [interrupted, terminated] = signals.map(|listening| async {
+            match listening {
+                Ok(mut signal) => {
+                    signal.recv().await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot listen for a signal");
+                    std::future::pending().await
+                }
             }
-            Err(_) => std::future::pending().await,
+        });
+        tokio::select! {
+            () = interrupted => {}
+            () = terminated => {}
         }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
     }
 }

@@ -85,8 +85,9 @@ impl Process {
         let tasks = Tasks::new();
         let shutdown = CancellationToken::new();
         let (stop, ended) = (shutdown.clone(), tasks.token());
+        let interrupted = demo::interrupted();
         tasks.spawn("signals", async move {
-            ended.run_until_cancelled(demo::interrupted()).await;
+            ended.run_until_cancelled(interrupted).await;
             stop.cancel();
         });
         Ok(Self {
