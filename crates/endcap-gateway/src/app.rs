@@ -103,8 +103,10 @@ impl App {
         let served = self.server.serve(self.readiness, shutdown).await;
         let left = self.session.close().await;
         self.tasks.shutdown(Duration::from_secs(1)).await?;
-        served?;
-        Ok(left?)
+        if let Err(error) = left {
+            tracing::warn!(%error, "did not leave the fleet; the lease runs out by itself");
+        }
+        Ok(served?)
     }
 }
 

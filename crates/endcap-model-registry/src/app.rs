@@ -88,8 +88,10 @@ impl App {
         };
         let (served, left) = tokio::join!(self.server.serve(self.readiness, shutdown.clone()), leave);
         self.tasks.shutdown(Duration::from_secs(2)).await?;
-        served?;
-        Ok(left?)
+        if let Err(error) = left {
+            tracing::warn!(%error, "did not leave the fleet; the lease runs out by itself");
+        }
+        Ok(served?)
     }
 }
 
