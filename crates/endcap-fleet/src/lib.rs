@@ -10,7 +10,7 @@ mod moves;
 mod records;
 mod snapshot;
 
-pub use assign::{Wanted, assign};
+pub use assign::{Host, Lack, Placement, Shortfall, Wanted, assign};
 pub use keys::{DEFAULT_PREFIX, Key, Keys, ShardKey};
 pub use moves::{MoveError, check_revision, promote, rollback};
 pub use records::{

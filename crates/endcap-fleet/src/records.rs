@@ -147,6 +147,12 @@ pub struct AssignmentRecord {
     pub workers: Vec<String>,
 }
 
+impl AsRef<[String]> for AssignmentRecord {
+    fn as_ref(&self) -> &[String] {
+        &self.workers
+    }
+}
+
 /// `ready/{model}/{version}/{shard}/{worker}`, under the worker's lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadyRecord {
@@ -173,6 +179,9 @@ pub struct WorkerRecord {
     pub memory_budget_bytes: u64,
     pub memory_used_bytes: u64,
     pub build: String,
+    /// What fails together with this worker, such as its node or zone; may be empty.
+    #[serde(default)]
+    pub topology: String,
 }
 
 /// `gateways/{gateway}` and `feature-caches/{node}`, under their leases.

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use endcap_coordination::{
     CoordinationError, Coordinator, Entries, Leadership, Session, Txn, TxnOutcome, campaign,
 };
-use endcap_fleet::{AssignmentRecord, Keys, Record as _, Wanted, assign, is_wanted};
+use endcap_fleet::{
+    AssignmentRecord, Host, Keys, Lack, Record as _, Shortfall, Wanted, WorkerRecord, assign, is_wanted,
+};
 use tokio::sync::watch;
 
 use crate::world::World;
@@ -66,12 +68,20 @@ impl Controller {
                         version: *version,
                         shard_count: record.shard_count,
                         replicas: self.replicas,
+                        shard_bytes: record.size_bytes.div_ceil(record.shard_count.get().into()),
                     });
                 }
             }
         }
-        let workers: Vec<String> = world.workers.keys().cloned().collect();
-        let target = assign(&wanted, &workers);
+        let host = |(id, worker): (&String, &WorkerRecord)| Host {
+            id: id.clone(),
+            memory_budget_bytes: worker.memory_budget_bytes,
+            topology: worker.topology.clone(),
+        };
+        let hosts: Vec<Host> = world.workers.iter().map(host).collect();
+        let placement = assign(&wanted, &hosts, &world.assignments);
+        report(&placement.short);
+        let target = placement.workers;
         let mut ops = Vec::new();
         for (shard, workers) in &target {
             let Some(record) =
@@ -95,5 +105,20 @@ impl Controller {
                 })
             })
             .collect()
+    }
+}
+
+/// One line for all shards that memory leaves short. Fewer workers than replicas is what a small fleet looks like.
+fn report(short: &[Shortfall]) {
+    let lacking = || short.iter().filter(|shortfall| shortfall.lack == Lack::Memory);
+    if let Some(first) = lacking().next() {
+        tracing::warn!(
+            shards = lacking().count(),
+            without_any = lacking().filter(|shortfall| shortfall.placed == 0).count(),
+            model.name = %first.shard.model,
+            model.version = %first.shard.version,
+            shard.id = first.shard.shard,
+            "shards have too few replicas: the workers' memory budgets are full"
+        );
     }
 }

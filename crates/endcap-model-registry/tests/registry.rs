@@ -65,9 +65,10 @@ async fn willing_worker(coordinator: Arc<dyn Coordinator>, id: &'static str) {
     let record = WorkerRecord {
         endpoint: "127.0.0.1:1".into(),
         device: "cpu".into(),
-        memory_budget_bytes: 1,
+        memory_budget_bytes: 0,
         memory_used_bytes: 0,
         build: "test".into(),
+        topology: String::new(),
     };
     session.put(keys.worker(id), record.to_json()).await.unwrap();
     let follow = async {

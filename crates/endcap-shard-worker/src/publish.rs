@@ -25,6 +25,7 @@ impl Publisher {
             memory_budget_bytes: self.memory_budget,
             memory_used_bytes: memory_used,
             build: env!("CARGO_PKG_VERSION").to_owned(),
+            topology: String::new(),
         };
         self.put(self.keys.worker(&self.id), &record).await;
     }
