@@ -124,9 +124,16 @@ impl Plan {
                 }
             }
         }
-        self.spread();
-        self.relieve();
-        self.fill();
+        // One move may free the room for another.
+        for _ in 0..4 {
+            let before = self.seats.clone();
+            self.spread();
+            self.relieve();
+            self.fill();
+            if self.seats == before {
+                break;
+            }
+        }
     }
 
     /// Empties seats of hosts above their budget; at first only those of shards that have another replica.
