@@ -143,6 +143,40 @@ async fn a_minute_without_etcd_changes_nothing_for_those_who_ask() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_etcd_is_rebuilt_and_nobody_who_asks_notices() {
+    let (_alone, mut fleet) = fleet().await;
+    let one = fleet.release(&bundle("one", 1.0, SHARDS)).await.unwrap();
+    let two = fleet.release(&bundle("two", 2.0, SHARDS)).await.unwrap();
+    let mut client = fleet.registry("registry-1").unwrap();
+    let (history, held) = (registry::history(&mut client).await.unwrap(), holders(&fleet).await);
+    let load = Load::start(fleet.gateways().unwrap(), RATE);
+    meanwhile(Duration::from_secs(1)).await;
+    fleet.etcd.stop();
+    fleet.etcd.wipe();
+    fleet.etcd.resume().await;
+    // No history lost, nothing moved, and the aliases stand where they stood.
+    eventually("the history is there again", async || {
+        registry::history(&mut client).await.is_ok_and(|entries| entries == history)
+    })
+    .await
+    .unwrap();
+    assert_eq!(holders(&fleet).await, held);
+    meanwhile(Duration::from_secs(2)).await;
+    assert_eq!(holders(&fleet).await, held);
+    // Edits work again, in either registry.
+    let rollout = registry::rollback(&mut client).await.unwrap();
+    assert_eq!(rollout.revision, 3);
+    fleet.until_answering(one).await.unwrap();
+    let mut other = fleet.registry("registry-2").unwrap();
+    registry::promote(&mut other, two).await.unwrap();
+    let three = fleet.release(&bundle("three", 3.0, SHARDS)).await.unwrap();
+    assert_eq!(three, two + 1);
+    let report = load.stop().await.unwrap();
+    nothing_failed(&report);
+    assert!(report.degraded().is_empty(), "{} answers were degraded", report.degraded().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "seen to pass once only: run it with --ignored"]
 async fn a_rolling_restart_of_everything_fails_nothing() {
     let (_alone, mut fleet) = fleet().await;

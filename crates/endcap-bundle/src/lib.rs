@@ -11,6 +11,7 @@ mod check;
 mod digest;
 mod error;
 mod items;
+mod journal;
 mod manifest;
 mod onnx;
 mod parts;
@@ -23,6 +24,7 @@ pub use assemble::{PackOptions, Progress, assemble};
 pub use bundle::{Bundle, Parts};
 pub use error::BundleError;
 pub use items::{Column, ItemTable, Vectors};
+pub use journal::Journal;
 pub use manifest::{
     EncoderSpec, FORMAT, FileEntry, InputBinding, Manifest, ModelSpec, RankerSpec, RetrievalSpec, shard_file,
 };

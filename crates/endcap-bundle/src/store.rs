@@ -52,6 +52,10 @@ impl BundleStore {
         Self { objects, local: None, cache: cache.to_owned() }
     }
 
+    pub(crate) fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects)
+    }
+
     /// Stores a bundle under its digest. Idempotent. After a failure nothing of it is left.
     ///
     /// # Errors

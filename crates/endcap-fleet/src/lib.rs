@@ -6,12 +6,14 @@
 
 mod assign;
 mod keys;
+mod ledger;
 mod moves;
 mod records;
 mod snapshot;
 
 pub use assign::{Host, Lack, Placement, Shortfall, Wanted, assign};
 pub use keys::{DEFAULT_PREFIX, Key, Keys, ShardKey};
+pub use ledger::{EpochRecord, LedgerPage, Recovered, replay};
 pub use moves::{MoveError, check_revision, promote, rollback};
 pub use records::{
     Action, AssignmentRecord, FORMAT, FailedRecord, HistoryRecord, MemberRecord, ModelView, Models,

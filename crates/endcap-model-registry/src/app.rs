@@ -11,8 +11,8 @@ use endcap_service::{GrpcServer, Readiness, task::Tasks};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, catalogue::Catalogue, controller::Controller, grpc::RegistryGrpc, ledger::Ledger,
-    register::Register, rollout::Rollouts, validate::Validate, watch::Watch, world,
+    Config, archive::Archive, catalogue::Catalogue, controller::Controller, grpc::RegistryGrpc,
+    ledger::Ledger, register::Register, rollout::Rollouts, validate::Validate, watch::Watch, world,
 };
 
 /// What the registry needs from outside.
@@ -47,16 +47,18 @@ impl App {
         let (entries, _, driver) =
             Mirror::start(Arc::clone(&coordinator), options).await.context("read the fleet")?;
         run(&tasks, "mirror", driver);
+        // Fleets that share a store keep their ledgers apart.
+        let archive = Archive::new(store.journal(&format!("ledger{}", keys.all().trim_end_matches('/'))));
+        let ledger = Ledger { coordinator, keys: keys.clone(), archive };
         let controller = Controller {
-            coordinator: Arc::clone(&coordinator),
-            keys: keys.clone(),
+            ledger: ledger.clone(),
             id,
             session: session.clone(),
             replicas: config.replicas,
+            grace: config.lease_ttl * 2,
         };
         run(&tasks, "controller", controller.run(entries.clone()));
 
-        let ledger = Ledger { coordinator, keys: keys.clone() };
         let service = RegistryGrpc {
             register: Register { ledger: ledger.clone(), store, incoming, max_bundle: config.max_bundle },
             validate: Validate { ledger: ledger.clone(), keys: keys.clone(), entries: entries.clone() },

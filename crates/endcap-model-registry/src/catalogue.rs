@@ -1,8 +1,5 @@
 //! Looking things up.
 
-use std::sync::Arc;
-
-use endcap_coordination::Entries;
 use endcap_fleet::{Keys, MoveError};
 use endcap_proto::pb;
 use endcap_types::Alias;
@@ -48,9 +45,9 @@ impl Catalogue {
             "" => None,
             name => Some(model_name(name)?),
         };
-        let listing = self.ledger.coordinator.list(&self.keys.models()).await?;
-        let entries: Entries = listing.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
-        let models = World::read(&self.keys, &Arc::new(entries)).view.models;
+        self.ledger.epoch().await?;
+        let prefixes = [self.keys.models()];
+        let models = World::list(&*self.ledger.coordinator, &self.keys, &prefixes).await?.view.models;
         let chosen = models.iter().filter(|(name, _)| only.as_ref().is_none_or(|only| only == *name));
         let models: Vec<_> = chosen.map(|(name, view)| convert::model(name, view)).collect();
         match only {

@@ -2,28 +2,29 @@
 
 use std::{sync::Arc, time::Duration};
 
-use endcap_coordination::{
-    CoordinationError, Coordinator, Entries, Leadership, Session, Txn, TxnOutcome, campaign,
-};
+use endcap_coordination::{Entries, Leadership, Session, Txn, TxnOutcome, campaign};
 use endcap_fleet::{
-    AssignmentRecord, Host, Keys, Lack, Record as _, Shortfall, Wanted, WorkerRecord, assign, is_wanted,
+    AssignmentRecord, Host, Lack, LedgerPage, Record as _, Shortfall, Wanted, WorkerRecord, assign, is_wanted,
 };
 use tokio::sync::watch;
 
-use crate::world::World;
+use crate::{error::RegistryError, ledger::Ledger, world::World};
 
 /// After a failure of the coordinator.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often a leader makes sure that it still leads, and that nothing is missing from the archive.
+const INSPECT: Duration = Duration::from_secs(3);
 /// Changes in one transaction: etcd's default limit is 128 operations.
-const MOST_OPS: usize = 100;
+pub(crate) const MOST_OPS: usize = 100;
 
 #[derive(Debug)]
 pub(crate) struct Controller {
-    pub(crate) coordinator: Arc<dyn Coordinator>,
-    pub(crate) keys: Keys,
+    pub(crate) ledger: Ledger,
     pub(crate) id: String,
     pub(crate) session: Session,
     pub(crate) replicas: usize,
+    /// How long workers may take to come back to an emptied coordinator.
+    pub(crate) grace: Duration,
 }
 
 impl Controller {
@@ -37,28 +38,66 @@ impl Controller {
         }
     }
 
-    async fn lead(&self, entries: &mut watch::Receiver<Arc<Entries>>) -> Result<(), CoordinationError> {
+    async fn lead(&self, entries: &mut watch::Receiver<Arc<Entries>>) -> Result<(), RegistryError> {
+        let coordinator = &*self.ledger.coordinator;
         let lease = self.session.lease().await?;
-        let election = self.keys.controller_election();
-        let leadership = campaign(&*self.coordinator, &election, &self.id, lease).await?;
+        let election = self.ledger.keys.controller_election();
+        let leadership = campaign(coordinator, &election, &self.id, lease).await?;
         tracing::info!(controller = self.id, "leads");
+        if !self.make_whole(&leadership).await? {
+            return Ok(());
+        }
+        let mut inspect = tokio::time::interval(INSPECT);
         loop {
-            let world = World::read(&self.keys, &entries.borrow_and_update());
+            let world = World::read(&self.ledger.keys, &entries.borrow_and_update());
             for txn in self.transactions(&world, &leadership) {
-                if self.coordinator.commit(txn).await? == TxnOutcome::Conflict {
+                if coordinator.commit(txn).await? == TxnOutcome::Conflict {
                     tracing::warn!(controller = self.id, "was deposed");
                     return Ok(());
                 }
             }
-            if entries.changed().await.is_err() {
-                // The mirror ended with the service.
-                return std::future::pending().await;
+            tokio::select! {
+                changed = entries.changed() => if changed.is_err() {
+                    // The mirror ended with the service.
+                    return std::future::pending().await;
+                },
+                _ = inspect.tick() => if !self.inspect(&world, &leadership).await? {
+                    return Ok(());
+                },
             }
         }
     }
 
+    /// Archives what its editor could not. `false` when the leadership or the coordinator's data are gone: a leader
+    /// that has nothing to write would not notice.
+    async fn inspect(&self, world: &World, leadership: &Leadership) -> Result<bool, RegistryError> {
+        let Ledger { coordinator, keys, archive } = &self.ledger;
+        let candidacy = coordinator.get(&leadership.key).await?;
+        let leads = candidacy.is_some_and(|mine| mine.create_revision == leadership.create_revision);
+        if !leads || coordinator.get(&keys.epoch()).await?.is_none() {
+            tracing::warn!(controller = self.id, leads, "stands for election again");
+            return Ok(false);
+        }
+        for (model, mirrored) in &world.view.models {
+            if !archive.lags(model, mirrored.rollout.history_length) {
+                continue;
+            }
+            let (epoch, _) = self.ledger.epoch().await?;
+            let view = self.ledger.read(model).await?;
+            let missing = archive.missing(model, view.rollout.history_length).await?;
+            let Some(first) = missing.first() else { continue };
+            tracing::info!(%model, pages = missing.len(), "archives history");
+            for entry in self.ledger.history(model, first - 1).await? {
+                let versions = view.versions.clone().into_iter().collect();
+                let page = LedgerPage { entry, rollout: view.rollout.clone(), versions };
+                archive.append(epoch.number, model, &page).await?;
+            }
+        }
+        Ok(true)
+    }
+
     /// What must change, in fenced transactions: a deposed leader changes nothing.
-    fn transactions(&self, world: &World, leadership: &Leadership) -> Vec<Txn> {
+    pub(crate) fn transactions(&self, world: &World, leadership: &Leadership) -> Vec<Txn> {
         let mut wanted = Vec::new();
         for (model, view) in &world.view.models {
             for (version, record) in &view.versions {
@@ -79,7 +118,7 @@ impl Controller {
             topology: worker.topology.clone(),
         };
         let hosts: Vec<Host> = world.workers.iter().map(host).collect();
-        let placement = assign(&wanted, &hosts, &world.assignments);
+        let placement = assign(&wanted, &hosts, &world.held());
         report(&placement.short);
         let target = placement.workers;
         let mut ops = Vec::new();
@@ -92,11 +131,11 @@ impl Controller {
             let (digest, attempt) = (record.digest, record.attempt);
             let assignment = AssignmentRecord { digest, attempt, workers: workers.clone() };
             if world.assignments.get(shard) != Some(&assignment) {
-                ops.push((self.keys.assignment(shard), Some(assignment.to_json())));
+                ops.push((self.ledger.keys.assignment(shard), Some(assignment.to_json())));
             }
         }
         let surplus = world.assignments.keys().filter(|shard| !target.contains_key(shard));
-        ops.extend(surplus.map(|shard| (self.keys.assignment(shard), None)));
+        ops.extend(surplus.map(|shard| (self.ledger.keys.assignment(shard), None)));
         ops.chunks(MOST_OPS)
             .map(|chunk| {
                 chunk.iter().fold(Txn::default().when(leadership.fence()), |txn, (key, value)| match value {

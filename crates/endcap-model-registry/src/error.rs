@@ -31,6 +31,8 @@ pub(crate) enum RegistryError {
     StillLoading { model: ModelName, version: Version, waiting_for: String },
     #[error("others keep editing {model}; try again")]
     Contended { model: ModelName },
+    #[error("the coordinator's data are being rebuilt from the ledger; try again")]
+    Rebuilding,
     #[error("{0}")]
     Coordination(#[from] CoordinationError),
     #[error("a stored record cannot be read")]
@@ -56,6 +58,7 @@ impl Coded for RegistryError {
             Self::ValidationFailed { .. } => ErrorCode::FailedPrecondition,
             Self::StillLoading { .. } => ErrorCode::DeadlineExceeded,
             Self::Contended { .. } => ErrorCode::Aborted,
+            Self::Rebuilding => ErrorCode::Unavailable,
             Self::Coordination(error) => error.code(),
             Self::Record(_) | Self::Io { .. } | Self::Ended { .. } => ErrorCode::Internal,
         }

@@ -4,6 +4,7 @@
 //! is one transaction with its history entry) and `controller.rs` first.
 
 mod app;
+mod archive;
 mod catalogue;
 mod config;
 mod controller;
@@ -11,6 +12,7 @@ mod convert;
 mod error;
 mod grpc;
 mod ledger;
+mod rebuild;
 mod register;
 mod rollout;
 mod validate;

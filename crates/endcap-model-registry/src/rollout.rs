@@ -1,8 +1,5 @@
 //! Promote and roll back: one compare-and-set each.
 
-use std::sync::Arc;
-
-use endcap_coordination::Entries;
 use endcap_fleet::{
     Action, Keys, ModelView, MoveError, ReadyReplicas, RolloutRecord, VersionState, check_revision,
 };
@@ -76,9 +73,8 @@ impl Rollouts {
     ) -> Result<pb::Rollout, RegistryError> {
         let model = &editor.model;
         // Read, not mirrored: a replica that has just become ready counts.
-        let listing = self.ledger.coordinator.list(&self.keys.ready_all()).await?;
-        let entries: Entries = listing.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
-        let ready = World::read(&self.keys, &Arc::new(entries)).view.ready;
+        let prefixes = [self.keys.ready_all()];
+        let ready = World::list(&*self.ledger.coordinator, &self.keys, &prefixes).await?.view.ready;
         self.ledger
             .edit(model, |view| {
                 if view.versions.is_empty() {

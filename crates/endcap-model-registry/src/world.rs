@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use endcap_coordination::Entries;
+use endcap_coordination::{CoordinationError, Coordinator, Entries};
 use endcap_fleet::{
     AssignmentRecord, FailedRecord, FleetView, Key, Keys, MemberRecord, ReadyRecord, Record, RolloutRecord,
     ShardKey, VersionRecord, WorkerRecord,
@@ -41,6 +41,31 @@ impl World {
             world.add(parsed, key, &entry.value);
         }
         world
+    }
+
+    /// Reads the coordinator now, not what is mirrored of it.
+    pub(crate) async fn list(
+        coordinator: &dyn Coordinator,
+        keys: &Keys,
+        prefixes: &[String],
+    ) -> Result<Self, CoordinationError> {
+        let mut world = Self::default();
+        for prefix in prefixes {
+            for entry in coordinator.list(prefix).await?.entries {
+                if let Some(parsed) = keys.parse(&entry.key) {
+                    world.add(parsed, &entry.key, &entry.value);
+                }
+            }
+        }
+        Ok(world)
+    }
+
+    /// Who holds each shard, or is about to. Where no assignment says so, those that are ready: after the
+    /// assignments were lost, nothing should move.
+    pub(crate) fn held(&self) -> BTreeMap<ShardKey, Vec<String>> {
+        let ready = self.view.ready.iter().map(|(shard, holders)| (shard, holders.keys().cloned().collect()));
+        let assigned = self.assignments.iter().map(|(shard, record)| (shard, record.workers.clone()));
+        ready.chain(assigned).map(|(shard, workers)| (shard.clone(), workers)).collect()
     }
 
     fn add(&mut self, parsed: Key, key: &str, value: &[u8]) {

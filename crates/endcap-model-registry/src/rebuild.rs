@@ -1,0 +1,122 @@
+//! Rebuilding a coordinator that lost its data: models and their history from the archive, who holds what from the
+//! workers. Until the epoch key is back, gateways and workers go on with what they know.
+
+use std::time::Duration;
+
+use endcap_coordination::{Compare, Leadership, Txn, TxnOutcome};
+use endcap_fleet::{EpochRecord, Keys, ModelView, Record as _, Recovered, RolloutRecord};
+use endcap_types::ModelName;
+use tokio::time::Instant;
+
+use crate::{
+    controller::{Controller, MOST_OPS},
+    error::RegistryError,
+    ledger::now,
+    world::{self, World},
+};
+
+/// Between two looks at who is back.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+impl Controller {
+    /// Makes sure that the coordinator's data are whole: rebuilds them when the epoch key is gone. `false` when the
+    /// leadership was lost meanwhile.
+    pub(crate) async fn make_whole(&self, leadership: &Leadership) -> Result<bool, RegistryError> {
+        let coordinator = &*self.ledger.coordinator;
+        let epoch_key = self.ledger.keys.epoch();
+        if coordinator.get(&epoch_key).await?.is_some() {
+            return Ok(true);
+        }
+        let restored = self.ledger.archive.restore().await?;
+        if !restored.models.is_empty() {
+            tracing::warn!(
+                models = restored.models.len(),
+                "the coordinator has no epoch: rebuilding its data"
+            );
+        }
+        for (model, recovered) in &restored.models {
+            if !recovered.missing.is_empty() {
+                tracing::error!(%model, sequences = ?recovered.missing, "history entries are lost");
+            }
+            if !self.put_back(model, recovered, leadership).await? {
+                return Ok(false);
+            }
+        }
+        let world = self.returned().await?;
+        let epoch = EpochRecord { number: restored.epoch + 1, since: now() };
+        let begin = Txn::default().when(leadership.fence()).when(Compare::Absent { key: epoch_key.clone() });
+        let last = begin.put(epoch_key, epoch.to_json());
+        // Workers believe the assignments from the epoch on: they must be there before it.
+        for txn in self.transactions(&world, leadership).into_iter().chain([last]) {
+            if coordinator.commit(txn).await? == TxnOutcome::Conflict {
+                return Ok(false);
+            }
+        }
+        tracing::info!(
+            epoch = epoch.number,
+            models = restored.models.len(),
+            "the coordinator's data are whole"
+        );
+        Ok(true)
+    }
+
+    /// Puts a model's keys where the coordinator has less of it than the archive.
+    async fn put_back(
+        &self,
+        model: &ModelName,
+        recovered: &Recovered,
+        leadership: &Leadership,
+    ) -> Result<bool, RegistryError> {
+        let coordinator = &*self.ledger.coordinator;
+        let rollout_key = self.ledger.keys.rollout(model);
+        if let Some(stored) = coordinator.get(&rollout_key).await? {
+            let stored = RolloutRecord::from_json(&rollout_key, &stored.value)?;
+            if stored.history_length >= recovered.view.rollout.history_length {
+                return Ok(true);
+            }
+        }
+        for puts in keys_of(&self.ledger.keys, model, recovered).chunks(MOST_OPS) {
+            let txn = Txn::default().when(leadership.fence());
+            let txn = puts.iter().fold(txn, |txn, (key, value)| txn.put(key, value.clone()));
+            if coordinator.commit(txn).await? == TxnOutcome::Conflict {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The world once every version that an alias names is ready on as many workers as it should be, or after the time
+    /// that a worker needs to come back.
+    async fn returned(&self) -> Result<World, RegistryError> {
+        let (keys, deadline) = (&self.ledger.keys, Instant::now() + self.grace);
+        loop {
+            let world = World::list(&*self.ledger.coordinator, keys, &world::prefixes(keys)).await?;
+            let all = world.view.models.iter().all(|(model, view)| self.is_back(&world, model, view));
+            if all || Instant::now() >= deadline {
+                return Ok(world);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    fn is_back(&self, world: &World, model: &ModelName, view: &ModelView) -> bool {
+        view.rollout.aliases.values().all(|version| {
+            let Some(record) = view.versions.get(version) else { return true };
+            record.shard_count.indices().all(|shard| {
+                let shard = endcap_fleet::ShardKey { model: model.clone(), version: *version, shard };
+                let holders = world.view.ready.get(&shard).into_iter().flat_map(|holders| holders.values());
+                holders.filter(|ready| ready.digest == record.digest).count() >= self.replicas
+            })
+        })
+    }
+}
+
+/// The rollout last: whoever finds it finds the rest.
+fn keys_of(keys: &Keys, model: &ModelName, recovered: &Recovered) -> Vec<(String, Vec<u8>)> {
+    let history = recovered.history.values();
+    let history = history.map(|entry| (keys.history(model, entry.sequence), entry.to_json()));
+    let versions = recovered.view.versions.iter();
+    let versions = versions.map(|(version, record)| (keys.version(model, *version), record.to_json()));
+    let rollout = (keys.rollout(model), recovered.view.rollout.to_json());
+    history.chain(versions).chain([rollout]).collect()
+}
