@@ -145,6 +145,10 @@ pub struct AssignmentRecord {
     pub attempt: u64,
     /// Worker ids, ascending.
     pub workers: Vec<String>,
+    /// Workers that are to keep the replica they have until all of `workers` are ready: a move never takes one away
+    /// before there is another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<String>,
 }
 
 impl AsRef<[String]> for AssignmentRecord {

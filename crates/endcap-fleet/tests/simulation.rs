@@ -64,7 +64,13 @@ fn host(number: usize) -> Host {
 }
 
 fn record(workers: &[String]) -> Vec<u8> {
-    AssignmentRecord { digest: Digest::from_bytes([7; 32]), attempt: 1, workers: workers.to_vec() }.to_json()
+    AssignmentRecord {
+        digest: Digest::from_bytes([7; 32]),
+        attempt: 1,
+        workers: workers.to_vec(),
+        leaving: Vec::new(),
+    }
+    .to_json()
 }
 
 /// Checks what must hold after every reconcile, and counts what it moved and what writing it down would cost.

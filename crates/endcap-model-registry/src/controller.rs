@@ -129,7 +129,8 @@ impl Controller {
                 continue;
             };
             let (digest, attempt) = (record.digest, record.attempt);
-            let assignment = AssignmentRecord { digest, attempt, workers: workers.clone() };
+            let leaving = world.leaving(shard, digest, workers);
+            let assignment = AssignmentRecord { digest, attempt, workers: workers.clone(), leaving };
             if world.assignments.get(shard) != Some(&assignment) {
                 ops.push((self.ledger.keys.assignment(shard), Some(assignment.to_json())));
             }

@@ -7,6 +7,7 @@ use endcap_fleet::{
     AssignmentRecord, FailedRecord, FleetView, Key, Keys, MemberRecord, ReadyRecord, Record, RolloutRecord,
     ShardKey, VersionRecord, WorkerRecord,
 };
+use endcap_types::Digest;
 
 /// Everything known, as records.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -66,6 +67,16 @@ impl World {
         let ready = self.view.ready.iter().map(|(shard, holders)| (shard, holders.keys().cloned().collect()));
         let assigned = self.assignments.iter().map(|(shard, record)| (shard, record.workers.clone()));
         ready.chain(assigned).map(|(shard, workers)| (shard.clone(), workers)).collect()
+    }
+
+    /// Who is ready to answer for a shard besides those that should, as long as not all of these are.
+    pub(crate) fn leaving(&self, shard: &ShardKey, digest: Digest, workers: &[String]) -> Vec<String> {
+        let Some(holders) = self.view.ready.get(shard) else { return Vec::new() };
+        let is_ready = |worker: &String| holders.get(worker).is_some_and(|ready| ready.digest == digest);
+        if workers.iter().all(is_ready) {
+            return Vec::new();
+        }
+        holders.keys().filter(|worker| is_ready(worker) && !workers.contains(worker)).cloned().collect()
     }
 
     fn add(&mut self, parsed: Key, key: &str, value: &[u8]) {

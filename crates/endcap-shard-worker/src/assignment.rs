@@ -91,10 +91,13 @@ impl Follower {
             let record = AssignmentRecord::from_json(key, &entry.value);
             let record =
                 record.inspect_err(|error| tracing::error!(%error, "assignment is not readable")).ok()?;
-            let mine = record.workers.iter().any(|worker| **worker == *self.id);
             let pin =
                 VersionPin { model: shard.model.clone(), version: shard.version, digest: record.digest };
-            mine.then_some((shard, Assigned { pin, attempt: record.attempt }))
+            let assigned = Assigned { pin, attempt: record.attempt };
+            let names_me = |workers: &[String]| workers.iter().any(|worker| **worker == *self.id);
+            let mine =
+                names_me(&record.workers) || (names_me(&record.leaving) && self.holds(&shard, &assigned));
+            mine.then_some((shard, assigned))
         });
         assigned.collect()
     }

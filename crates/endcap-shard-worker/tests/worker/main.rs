@@ -164,3 +164,20 @@ async fn what_does_not_fit_the_memory_budget_is_refused_with_the_numbers() {
     let reason = worker.failure(&pin, 0).await.unwrap();
     assert!(reason.contains("of 1024") && reason.contains("worker.memory_budget"), "{reason}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaving_replica_is_kept_but_never_loaded() {
+    let worker = Worker::start(&[]).await;
+    let (pin, _) = worker.store(1, &TinyOptions::default(), 3).await;
+    worker.assign(&pin, 0).await;
+    worker.until_ready(&pin, 0).await;
+    // Assignments are followed in order of their keys: once shard 2 is ready, those before it were dealt with.
+    worker.leave(&pin, 0).await;
+    worker.leave(&pin, 1).await;
+    worker.assign(&pin, 2).await;
+    worker.until_ready(&pin, 2).await;
+    assert!(worker.is_ready(&pin, 0).await);
+    assert!(!worker.is_ready(&pin, 1).await);
+    worker.unassign(&pin, 0).await;
+    until(async || !worker.is_ready(&pin, 0).await).await;
+}

@@ -70,7 +70,18 @@ impl Worker {
     }
 
     pub(crate) async fn assign(&self, pin: &VersionPin, shard: u32) {
-        let record = AssignmentRecord { digest: pin.digest, attempt: 1, workers: vec![ID.into()] };
+        self.put(pin, shard, &[ID], &[]).await;
+    }
+
+    /// Another worker is to have it; this one keeps what it has until then.
+    pub(crate) async fn leave(&self, pin: &VersionPin, shard: u32) {
+        self.put(pin, shard, &["another"], &[ID]).await;
+    }
+
+    async fn put(&self, pin: &VersionPin, shard: u32, workers: &[&str], leaving: &[&str]) {
+        let ids = |ids: &[&str]| ids.iter().map(ToString::to_string).collect();
+        let (workers, leaving) = (ids(workers), ids(leaving));
+        let record = AssignmentRecord { digest: pin.digest, attempt: 1, workers, leaving };
         let txn = Txn::default().put(self.keys.assignment(&key(pin, shard)), record.to_json());
         self.coordinator.commit(txn).await.unwrap();
     }
