@@ -96,6 +96,7 @@ async fn a_frozen_worker_is_ejected_and_taken_back() {
     let last = slow.map(|sample| sample.at).filter(|at| *at > frozen_at).max();
     let until = last.map(|last| last - frozen_at).unwrap_or_default();
     println!("requests waited for the frozen worker until {until:?} after");
+    assert!(until < Duration::from_secs(2), "requests waited for the frozen worker until {until:?} after");
     let ejections: f64 = ejections(&fleet).await;
     assert!(ejections >= 1.0, "nobody ejected the frozen worker");
 }

@@ -20,7 +20,7 @@ use crate::{
     grpc::RecommendGrpc,
     metrics,
     recommend::Recommend,
-    replicas::Load,
+    replicas::{Load, probe},
     routing::{Follower, Routes, Routing},
     scatter::Scatter,
 };
@@ -82,6 +82,8 @@ impl App {
         run(&tasks, "routing", follower.run(entries, readiness.latch("routing snapshot"), first));
 
         metrics::register();
+        let health = Arc::new(Remote { channels: Arc::clone(&channels) });
+        run(&tasks, "probe", probe(Arc::clone(&load), health));
         let recommend = Arc::new(compose(config.recommend, channels, load, routing));
         let service = RecommendServiceServer::new(RecommendGrpc { recommend })
             .max_decoding_message_size(LARGEST_REQUEST);

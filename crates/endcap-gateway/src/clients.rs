@@ -11,14 +11,16 @@ use endcap_proto::{
     },
 };
 use endcap_service::{
-    client::{Channels, request},
+    Deadline,
+    client::{self, Channels, request},
     status::{RemoteError, from_status},
 };
 use endcap_types::{ErrorCode, FeatureName, FeatureValue, VersionPin};
 use tonic::transport::Channel;
 
 use crate::ports::{
-    Call, FeatureGroup, FeatureKey, FeatureSource, Part, Pinned, Question, ShardAnswer, ShardClient, Work,
+    Call, FeatureGroup, FeatureKey, FeatureSource, HealthClient, Part, Pinned, Question, ShardAnswer,
+    ShardClient, Work,
 };
 
 /// 10,000 items with all their columns fit; a worker gone mad must not take the gateway with it.
@@ -81,6 +83,16 @@ impl ShardClient for Remote {
         let answer = answered.map_err(|status| from_status(&status))?.into_inner();
         let vector = finite(&answer.vector).map_err(|detail| malformed(endpoint, &detail))?;
         Ok(Pinned { pin: answer.pin.and_then(|pin| VersionPin::try_from(pin).ok()), answer: vector })
+    }
+}
+
+#[async_trait]
+impl HealthClient for Remote {
+    async fn is_serving(&self, endpoint: &str, deadline: Deadline) -> bool {
+        match self.channels.get(endpoint) {
+            Ok(channel) => client::is_serving(channel, deadline).await,
+            Err(_) => false,
+        }
     }
 }
 

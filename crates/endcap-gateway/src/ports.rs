@@ -80,6 +80,13 @@ pub(crate) trait ShardClient: Send + Sync + std::fmt::Debug {
     ) -> Result<Pinned<Vec<f32>>, RemoteError>;
 }
 
+/// The health of any member.
+#[async_trait]
+pub(crate) trait HealthClient: Send + Sync + std::fmt::Debug {
+    /// Whether the member at `endpoint` says by the deadline that it serves.
+    async fn is_serving(&self, endpoint: &str, deadline: Deadline) -> bool;
+}
+
 /// Whose features.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct FeatureKey {

@@ -1,6 +1,7 @@
 //! Asking one of several equal replicas: the better of two, then another while time remains.
 
 mod health;
+mod probe;
 
 use std::{
     collections::HashMap,
@@ -19,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::health::{Change, End, Peer};
+pub(crate) use self::probe::probe;
 use crate::{
     metrics,
     ports::{Call, Pinned},
@@ -127,6 +129,13 @@ impl Load {
         std::iter::from_fn(|| self.take(&mut replicas)).take(count).collect()
     }
 
+    /// Ejected workers whose health should be asked for, by endpoint.
+    fn due(&self, now: Instant) -> Vec<(String, Arc<Peer>)> {
+        let peers = self.peers.lock();
+        let due = peers.iter().filter(|(_, peer)| peer.is_due(now));
+        due.map(|(endpoint, peer)| (endpoint.clone(), Arc::clone(peer))).collect()
+    }
+
     /// Forgets workers that are gone.
     pub(crate) fn retain(&self, known: impl Fn(&str) -> bool) {
         self.peers.lock().retain(|endpoint, _| known(endpoint));
@@ -137,7 +146,7 @@ impl Load {
     fn take<'a>(&self, untried: &mut Vec<&'a Replica>) -> Option<&'a Replica> {
         let now = Instant::now();
         let peers: Vec<_> = untried.iter().map(|replica| self.peer(&replica.endpoint)).collect();
-        let mut open: Vec<usize> = (0..peers.len()).filter(|at| peers[*at].is_open(now)).collect();
+        let mut open: Vec<usize> = (0..peers.len()).filter(|at| peers[*at].is_open()).collect();
         if open.is_empty() {
             open = (0..peers.len()).collect();
         }
@@ -156,7 +165,7 @@ impl Load {
 
     fn enter(&self, replica: &Replica, slow: Duration) -> InFlight {
         let (peer, started) = (self.peer(&replica.endpoint), Instant::now());
-        peer.begin(started);
+        peer.begin();
         InFlight { peer, worker: replica.worker.clone(), started, slow, end: None }
     }
 

@@ -5,6 +5,9 @@ use std::{collections::HashMap, time::Duration};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::{Deadline, RequestId, request_id::HEADER};
 
@@ -54,6 +57,16 @@ pub fn channel(endpoint: &str) -> Result<Channel, EndpointError> {
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .connect_lazy())
+}
+
+/// Whether a member says by the deadline that it serves (`grpc.health.v1`).
+pub async fn is_serving(channel: Channel, deadline: Deadline) -> bool {
+    let mut client = HealthClient::new(channel);
+    let asking = client.check(HealthCheckRequest::default());
+    match tokio::time::timeout_at(deadline.instant(), asking).await {
+        Ok(Ok(answer)) => answer.into_inner().status() == ServingStatus::Serving,
+        Ok(Err(_)) | Err(_) => false,
+    }
 }
 
 /// A request that tells the other side how much time is left, and on whose behalf.

@@ -1,7 +1,7 @@
 //! What is known of one worker: how busy and how fast it is, and whether it is left alone for a while.
 //!
-//! Ejection after failures in a row as in Envoy's outlier detection, return through one trial call at a time as in
-//! Nygard's circuit breaker (Release It!, 2007).
+//! Ejection after failures in a row as in Envoy's outlier detection; return through a health probe, which costs no
+//! request anything, and then one trial call at a time as in Nygard's circuit breaker (Release It!, 2007).
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -16,6 +16,8 @@ const MOST_FAILURES: u32 = 3;
 /// First ejection; each one that follows without an answer in between is twice as long.
 const EJECTION: Duration = Duration::from_secs(1);
 const LONGEST_EJECTION: Duration = Duration::from_secs(8);
+/// From a probe without an answer to the next one.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// Weight of the newest call in the mean latency.
 const NEWEST: f64 = 0.2;
 /// Without calls the remembered latency halves in this time, so that a worker that was slow is tried again.
@@ -33,8 +35,16 @@ struct Health {
     latency: Option<Latency>,
     failures: u32,
     ejections: u32,
-    ejected_until: Option<Instant>,
-    on_trial: bool,
+    ejected: Option<Ejected>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Ejected {
+    /// Nobody asks it; it is probed after this.
+    Until(Instant),
+    /// A probe was answered: one call at a time may try.
+    HalfOpen,
+    OnTrial,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,10 +73,23 @@ pub(super) enum Change {
 }
 
 impl Peer {
-    /// Whether it may be asked: always, unless it was ejected and its time is not over or its trial is not.
-    pub(super) fn is_open(&self, now: Instant) -> bool {
-        let health = self.health.lock();
-        health.ejected_until.is_none_or(|until| until <= now && !health.on_trial)
+    /// Whether it may be asked: always, unless it is ejected, or another call tries it.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.health.lock().ejected, None | Some(Ejected::HalfOpen))
+    }
+
+    /// Whether it is time to ask for its health.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        matches!(self.health.lock().ejected, Some(Ejected::Until(until)) if until <= now)
+    }
+
+    /// A probe has ended.
+    pub(super) fn probed(&self, serving: bool, now: Instant) {
+        let mut health = self.health.lock();
+        if let Some(Ejected::Until(_)) = health.ejected {
+            let again = Ejected::Until(now + PROBE_PAUSE);
+            health.ejected = Some(if serving { Ejected::HalfOpen } else { again });
+        }
     }
 
     /// Less is better: the calls that it would have in flight, times how long one takes. Without a latency of both, only
@@ -80,11 +103,11 @@ impl Peer {
         }
     }
 
-    pub(super) fn begin(&self, now: Instant) {
+    pub(super) fn begin(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let mut health = self.health.lock();
-        if health.ejected_until.is_some_and(|until| until <= now) {
-            health.on_trial = true;
+        if let Some(Ejected::HalfOpen) = health.ejected {
+            health.ejected = Some(Ejected::OnTrial);
         }
     }
 
@@ -96,24 +119,27 @@ impl Peer {
                 let seconds = health.latency.map_or(took.as_secs_f64(), |known| {
                     known.seconds + NEWEST * (took.as_secs_f64() - known.seconds)
                 });
-                let returned = health.ejected_until.is_some();
+                let returned = health.ejected.is_some();
                 *health = Health { latency: Some(Latency { seconds, at: now }), ..Health::default() };
                 if returned { Change::Returned } else { Change::None }
             }
             End::Failed => {
                 health.failures += 1;
-                let on_trial = std::mem::take(&mut health.on_trial);
-                let is_out = health.ejected_until.is_some_and(|until| until > now);
-                if (health.failures < MOST_FAILURES && !on_trial) || is_out {
-                    return Change::None;
+                match health.ejected {
+                    // A straggler from before.
+                    Some(Ejected::Until(_)) => return Change::None,
+                    None if health.failures < MOST_FAILURES => return Change::None,
+                    None | Some(Ejected::HalfOpen | Ejected::OnTrial) => {}
                 }
                 let pause = (EJECTION * 2_u32.pow(health.ejections.min(8))).min(LONGEST_EJECTION);
                 health.ejections += 1;
-                health.ejected_until = Some(now + pause);
+                health.ejected = Some(Ejected::Until(now + pause));
                 Change::Ejected(pause)
             }
             End::Unknown => {
-                health.on_trial = false;
+                if let Some(Ejected::OnTrial) = health.ejected {
+                    health.ejected = Some(Ejected::HalfOpen);
+                }
                 Change::None
             }
         }
@@ -133,8 +159,17 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn call(peer: &Peer, end: End, took: Duration, now: Instant) -> Change {
-        peer.begin(now);
+        peer.begin();
         peer.end(end, took, now)
+    }
+
+    fn ejected(now: Instant) -> Peer {
+        let peer = Peer::default();
+        for _ in 0..MOST_FAILURES {
+            call(&peer, End::Failed, MS, now);
+        }
+        assert!(!peer.is_open());
+        peer
     }
 
     #[test]
@@ -143,39 +178,50 @@ mod tests {
         for end in [End::Failed, End::Failed, End::Answered, End::Failed, End::Failed] {
             assert_eq!(call(&peer, end, MS, now), Change::None);
         }
-        assert!(peer.is_open(now));
+        assert!(peer.is_open());
         assert_eq!(call(&peer, End::Failed, MS, now), Change::Ejected(EJECTION));
-        assert!(!peer.is_open(now));
+        assert!(!peer.is_open());
     }
 
     #[test]
-    fn an_ejected_worker_gets_one_trial_at_a_time_and_ever_longer_pauses() {
-        let (peer, mut now) = (Peer::default(), Instant::now());
-        for _ in 0..MOST_FAILURES {
-            call(&peer, End::Failed, MS, now);
-        }
+    fn nobody_asks_an_ejected_worker_before_a_probe_was_answered() {
+        let mut now = Instant::now();
+        let peer = ejected(now);
+        assert!(!peer.is_due(now));
+        now += EJECTION;
+        assert!(peer.is_due(now) && !peer.is_open());
+        peer.probed(false, now);
+        assert!(!peer.is_due(now) && !peer.is_open());
+        now += PROBE_PAUSE;
+        assert!(peer.is_due(now));
+        peer.probed(true, now);
+        assert!(peer.is_open());
+    }
+
+    #[test]
+    fn a_worker_that_answers_probes_gets_one_trial_at_a_time_and_ever_longer_pauses() {
+        let mut now = Instant::now();
+        let peer = ejected(now);
         for seconds in [2, 4, 8, 8] {
             now += LONGEST_EJECTION;
-            assert!(peer.is_open(now));
-            peer.begin(now);
-            assert!(!peer.is_open(now), "two trials at once");
+            peer.probed(true, now);
+            peer.begin();
+            assert!(!peer.is_open(), "two trials at once");
             assert_eq!(peer.end(End::Failed, MS, now), Change::Ejected(Duration::from_secs(seconds)));
         }
-        now += LONGEST_EJECTION;
+        peer.probed(true, now);
         assert_eq!(call(&peer, End::Answered, MS, now), Change::Returned);
-        assert!(peer.is_open(now));
+        assert!(peer.is_open());
         assert_eq!(call(&peer, End::Failed, MS, now), Change::None, "the slate is clean");
     }
 
     #[test]
     fn a_trial_that_nobody_waited_for_leaves_room_for_the_next() {
-        let (peer, mut now) = (Peer::default(), Instant::now());
-        for _ in 0..MOST_FAILURES {
-            call(&peer, End::Failed, MS, now);
-        }
-        now += EJECTION;
+        let now = Instant::now();
+        let peer = ejected(now);
+        peer.probed(true, now);
         call(&peer, End::Unknown, MS, now);
-        assert!(peer.is_open(now));
+        assert!(peer.is_open());
     }
 
     #[test]
@@ -193,7 +239,7 @@ mod tests {
     #[test]
     fn a_busy_worker_is_worse_than_an_equal_idle_one() {
         let (busy, idle, now) = (Peer::default(), Peer::default(), Instant::now());
-        busy.begin(now);
+        busy.begin();
         assert!(idle.is_better_than(&busy, now));
         assert!(!busy.is_better_than(&idle, now));
     }

@@ -1,10 +1,11 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::AtomicBool, time::Duration};
 
 use endcap_service::{Deadline, RequestId};
 use endcap_types::{Digest, Version};
 use futures::FutureExt as _;
 
 use super::*;
+use crate::ports::HealthClient;
 
 /// What a worker does when it is asked.
 #[derive(Debug, Clone)]
@@ -134,25 +135,48 @@ async fn the_less_busy_replica_is_asked() {
     drop(calls);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_replica_that_hangs_is_left_alone_then_tried_and_taken_back() {
-    let load = Load::default();
-    let hangs = [("a", Does::Hangs), ("b", Does::Answers("yes"))];
-    let recovered = [("a", Does::Answers("yes")), ("b", Does::Answers("yes"))];
-    let mut hung = 0;
+/// Says what it is told to, and counts how often it is asked.
+#[derive(Debug, Default)]
+struct Health {
+    serving: AtomicBool,
+    asked: AtomicU64,
+}
+
+#[async_trait::async_trait]
+impl HealthClient for Health {
+    async fn is_serving(&self, endpoint: &str, _: Deadline) -> bool {
+        assert_eq!(endpoint, "a", "only who is ejected is probed");
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.serving.load(Ordering::Relaxed)
+    }
+}
+
+/// How many of 40 requests waited for worker a.
+async fn asked_of_a(load: &Load, does: Does) -> usize {
+    let workers = [("a", does), ("b", Does::Answers("yes"))];
+    let mut count = 0;
     for _ in 0..40 {
-        let (answer, asked, _) = ask(&load, &hangs).await;
+        let (answer, asked, _) = ask(load, &workers).await;
         assert_eq!(answer, Ok("yes"));
-        hung += usize::from(asked.contains(&"a".to_owned()));
+        count += usize::from(asked.contains(&"a".to_owned()));
     }
+    count
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_hangs_is_left_alone_until_its_health_says_that_it_is_back() {
+    let (load, health) = (Arc::<Load>::default(), Arc::<Health>::default());
+    let probing = probe(Arc::clone(&load), health.clone());
+    tokio::pin!(probing);
+    let hung = asked_of_a(&load, Does::Hangs).await;
     assert_eq!(hung, 3, "three failures in a row eject; the others took no time");
-    tokio::time::advance(Duration::from_secs(2)).await;
-    let mut asked_again = 0;
-    for _ in 0..40 {
-        let (_, asked, _) = ask(&load, &recovered).await;
-        asked_again += usize::from(asked.contains(&"a".to_owned()));
-    }
-    assert!(asked_again > 0, "a worker that is well again stayed ejected");
+    assert!(tokio::time::timeout(Duration::from_secs(10), &mut probing).await.is_err());
+    let probes = health.asked.load(Ordering::Relaxed);
+    assert!((5..=10).contains(&probes), "{probes} probes in 10 s");
+    assert_eq!(asked_of_a(&load, Does::Hangs).await, 0, "probes failed, yet it was asked");
+    health.serving.store(true, Ordering::Relaxed);
+    assert!(tokio::time::timeout(Duration::from_secs(2), &mut probing).await.is_err());
+    assert!(asked_of_a(&load, Does::Answers("yes")).await > 0, "a worker that is well again stayed ejected");
 }
 
 #[tokio::test(start_paused = true)]
