@@ -1,6 +1,7 @@
 //! A whole fleet for tests: every service in this process, on free ports, on a folder of its own, talked to over its
 //! RPCs as anybody would.
 
+pub mod cable;
 pub mod load;
 pub mod processes;
 pub mod registry;

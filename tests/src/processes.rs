@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -16,7 +17,7 @@ use endcap_proto::pb::{
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use crate::{MODEL, PATIENCE, channel, eventually, query, registry};
+use crate::{MODEL, PATIENCE, cable::Cable, channel, eventually, query, registry};
 
 /// How many processes of each role.
 #[derive(Debug, Clone, Copy)]
@@ -40,10 +41,10 @@ pub struct ProcessFleet {
 
 #[derive(Debug)]
 struct Node {
-    program: PathBuf,
-    args: Vec<String>,
-    port: u16,
-    admin: u16,
+    /// The program and its arguments.
+    command: Vec<String>,
+    address: SocketAddr,
+    admin: SocketAddr,
     log: PathBuf,
     process: Option<Child>,
 }
@@ -71,11 +72,13 @@ impl ProcessFleet {
     }
 
     fn node(&self, program: &Path, role: &str, id: &str, set: &[(&str, &str)]) -> Node {
-        let (port, admin) = (free_port(), free_port());
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (address, admin) = (local(free_port()), local(free_port()));
         let at = |name: &str| self.folder.path().join(name).display().to_string();
-        let mut settings: Vec<(String, String)> = [
+        let endpoints = self.etcd.endpoints().join(",");
+        let settings = [
             ("coordination.kind", "etcd".to_owned()),
-            ("coordination.etcd.endpoints", self.etcd.endpoints().join(",")),
+            ("coordination.etcd.endpoints", endpoints),
             ("coordination.etcd.timeout", "1s".to_owned()),
             ("coordination.saved_dir", at("saved")),
             ("store.url", at("bundles")),
@@ -86,19 +89,37 @@ impl ProcessFleet {
             ("worker.drain.delay", "300ms".to_owned()),
             ("worker.device", "cpu".to_owned()),
             ("telemetry.log", "info".to_owned()),
-        ]
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value))
-        .collect();
-        settings.push((format!("{role}.grpc.listen"), format!("127.0.0.1:{port}")));
-        settings.push(("admin.listen".to_owned(), format!("127.0.0.1:{admin}")));
-        settings.extend(set.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-        let mut args = vec![role.to_owned(), "--id".to_owned(), id.to_owned()];
-        for (key, value) in settings {
-            args.extend(["--set".to_owned(), format!("{key}={value}")]);
-        }
+            (&format!("{role}.grpc.listen"), address.to_string()),
+            ("admin.listen", admin.to_string()),
+        ];
+        let set = set.iter().map(|(key, value)| (*key, (*value).to_owned()));
+        let mut command = vec![program.display().to_string(), role.to_owned(), "--id".into(), id.to_owned()];
+        command.extend(settings.into_iter().chain(set).flat_map(|(key, value)| setting(key, &value)));
         let log = self.folder.path().join(format!("{id}.log"));
-        Node { program: program.to_owned(), args, port, admin, log, process: None }
+        Node { command, address, admin, log, process: None }
+    }
+
+    /// Moves a worker behind a cable of its own, which it starts again on.
+    pub async fn isolate(&mut self, id: &str, cable: &mut Cable) -> anyhow::Result<()> {
+        self.terminate(id).await?;
+        let mut endpoints = Vec::new();
+        for endpoint in self.etcd.endpoints() {
+            let here = endpoint.trim_start_matches("http://").parse()?;
+            endpoints.push(format!("http://{}", cable.forward(here).await?));
+        }
+        let node = self.node_mut(id)?;
+        node.address.set_ip(cable.inside.into());
+        node.admin.set_ip(cable.inside.into());
+        node.command.splice(0..0, cable.wrapper());
+        for (key, value) in [
+            ("coordination.etcd.endpoints", endpoints.join(",")),
+            ("worker.grpc.listen", node.address.to_string()),
+            ("admin.listen", node.admin.to_string()),
+        ] {
+            node.command.extend(setting(key, &value));
+        }
+        self.launch(id)?;
+        self.until_ready(id).await
     }
 
     /// Ids that begin with `role`, ascending.
@@ -107,7 +128,7 @@ impl ProcessFleet {
     }
 
     pub fn url(&self, id: &str) -> String {
-        format!("http://127.0.0.1:{}", self.nodes[id].port)
+        format!("http://{}", self.nodes[id].address)
     }
 
     pub fn pid(&self, id: &str) -> Option<u32> {
@@ -200,6 +221,22 @@ impl ProcessFleet {
         Ok(())
     }
 
+    /// The workers that are ready, by shard of the newest version, as the first registry that answers says.
+    pub async fn holders(&self) -> anyhow::Result<Vec<Vec<String>>> {
+        for id in self.ids("registry") {
+            let Ok(answer) = self.registry(&id)?.get_fleet(pb::GetFleetRequest {}).await else { continue };
+            let replicas = answer.into_inner().replicas;
+            let newest = replicas.iter().map(|replica| replica.version).max().unwrap_or_default();
+            let mut shards = BTreeMap::<u32, Vec<String>>::new();
+            for replica in replicas.into_iter().filter(|replica| replica.version == newest) {
+                let ready = replica.state() == pb::ReplicaState::Ready;
+                shards.entry(replica.shard).or_default().extend(ready.then_some(replica.worker));
+            }
+            return Ok(shards.into_values().collect());
+        }
+        anyhow::bail!("no registry answers")
+    }
+
     fn signal(&self, id: &str, name: &str) -> anyhow::Result<()> {
         let pid = self.pid(id).with_context(|| format!("{id} does not run"))?;
         let done = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status()?;
@@ -215,13 +252,13 @@ impl ProcessFleet {
 impl Node {
     fn start(&mut self) -> anyhow::Result<()> {
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
-        let process = Command::new(&self.program)
-            .args(&self.args)
+        let process = Command::new(&self.command[0])
+            .args(&self.command[1..])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("start {}", self.program.display()))?;
+            .with_context(|| format!("start {}", self.command[0]))?;
         self.process = Some(process);
         Ok(())
     }
@@ -261,10 +298,15 @@ fn tail(log: &Path) -> String {
     shown.collect::<Vec<_>>().join("\n")
 }
 
-async fn http(port: u16, path: &str) -> anyhow::Result<String> {
+/// A setting on the command line; of two of one key the later one counts.
+fn setting(key: &str, value: &str) -> [String; 2] {
+    ["--set".to_owned(), format!("{key}={value}")]
+}
+
+async fn http(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let exchange = async {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut text = String::new();

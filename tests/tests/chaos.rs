@@ -205,26 +205,7 @@ async fn a_rolling_restart_of_everything_fails_nothing() {
 
 /// The workers that are ready, by shard of the newest version.
 async fn holders(fleet: &ProcessFleet) -> Vec<Vec<String>> {
-    let mut holders = vec![Vec::new(); SHARDS as usize];
-    let mut newest = 0;
-    for id in fleet.ids("registry") {
-        let Ok(mut client) = fleet.registry(&id) else { continue };
-        let Ok(answer) = client.get_fleet(endcap_proto::pb::GetFleetRequest {}).await else { continue };
-        let answer = answer.into_inner();
-        newest = answer.replicas.iter().map(|replica| replica.version).max().unwrap_or(newest);
-        let ready = answer.replicas.iter().filter(|replica| replica.version == newest && is_ready(replica));
-        for replica in ready {
-            if let Some(holders) = holders.get_mut(replica.shard as usize) {
-                holders.push(replica.worker.clone());
-            }
-        }
-        break;
-    }
-    holders
-}
-
-fn is_ready(replica: &endcap_proto::pb::Replica) -> bool {
-    replica.state() == endcap_proto::pb::ReplicaState::Ready
+    fleet.holders().await.unwrap()
 }
 
 async fn ejections(fleet: &ProcessFleet) -> f64 {
