@@ -5,6 +5,7 @@
 //! strength the rules are: memory budgets; one replica of every shard before second ones; replicas of a shard in
 //! distinct topologies; no worker above the bound; the next version beside this one; the rendezvous weight.
 
+mod measure;
 mod plan;
 #[cfg(test)]
 mod tests;

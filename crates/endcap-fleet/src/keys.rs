@@ -20,15 +20,37 @@ impl Default for Keys {
 /// A parsed key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
-    Version { model: ModelName, version: Version },
-    Rollout { model: ModelName },
-    History { model: ModelName, sequence: u64 },
+    Version {
+        model: ModelName,
+        version: Version,
+    },
+    Rollout {
+        model: ModelName,
+    },
+    History {
+        model: ModelName,
+        sequence: u64,
+    },
     Assignment(ShardKey),
-    Ready { shard: ShardKey, worker: String },
-    Failed { shard: ShardKey, worker: String },
-    Worker { worker: String },
-    Gateway { gateway: String },
-    FeatureCache { node: String },
+    Ready {
+        shard: ShardKey,
+        worker: String,
+    },
+    Failed {
+        shard: ShardKey,
+        worker: String,
+    },
+    Worker {
+        worker: String,
+    },
+    Gateway {
+        gateway: String,
+    },
+    FeatureCache {
+        node: String,
+    },
+    /// A registry that stands for controller.
+    Candidate,
 }
 
 /// One shard of one version.
@@ -160,6 +182,7 @@ impl Keys {
             }
             ["workers", worker] => Some(Key::Worker { worker: (*worker).into() }),
             ["gateways", gateway] => Some(Key::Gateway { gateway: (*gateway).into() }),
+            ["election", "controller", _] => Some(Key::Candidate),
             ["feature-caches", node] => Some(Key::FeatureCache { node: (*node).into() }),
             _ => None,
         }

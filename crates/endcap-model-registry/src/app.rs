@@ -44,7 +44,7 @@ impl App {
         run(&tasks, "session", driver);
         // What is there, not what was: whoever rebuilds an emptied coordinator must see that it is empty.
         let options = MirrorOptions { prefixes: world::prefixes(&keys), ..MirrorOptions::default() };
-        let (entries, _, driver) =
+        let (entries, freshness, driver) =
             Mirror::start(Arc::clone(&coordinator), options).await.context("read the fleet")?;
         run(&tasks, "mirror", driver);
         // Fleets that share a store keep their ledgers apart.
@@ -65,6 +65,7 @@ impl App {
             rollouts: Rollouts { ledger: ledger.clone(), keys: keys.clone() },
             catalogue: Catalogue { ledger: ledger.clone(), keys: keys.clone() },
             watch: Watch { ledger, keys, entries },
+            freshness,
             tasks: tasks.clone(),
         };
         let server = server.add_service(ModelRegistryServer::new(service));

@@ -1,6 +1,6 @@
 //! Records as wire messages.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use endcap_fleet::{HistoryRecord, ModelView, RolloutRecord, VersionRecord, VersionState};
 use endcap_proto::pb;
@@ -89,8 +89,10 @@ pub(crate) fn replicas(world: &World) -> BTreeMap<Place, (pb::ReplicaState, Stri
     replicas
 }
 
-pub(crate) fn fleet(world: &World) -> pb::GetFleetResponse {
+pub(crate) fn fleet(world: &World, age: Duration) -> pb::GetFleetResponse {
     pb::GetFleetResponse {
+        controllers: world.candidates.values().cloned().collect(),
+        snapshot_age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
         workers: world
             .workers
             .iter()
@@ -101,6 +103,7 @@ pub(crate) fn fleet(world: &World) -> pb::GetFleetResponse {
                 memory_budget_bytes: worker.memory_budget_bytes,
                 memory_used_bytes: worker.memory_used_bytes,
                 build: worker.build.clone(),
+                topology: worker.topology.clone(),
             })
             .collect(),
         replicas: replicas(world)

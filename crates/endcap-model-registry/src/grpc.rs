@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use endcap_coordination::Freshness;
 use endcap_proto::pb::{self, model_registry_server::ModelRegistry};
 use endcap_service::{Deadline, RequestId, status::to_status, task::Tasks};
 use futures::{StreamExt as _, stream::BoxStream};
@@ -23,6 +24,7 @@ pub(crate) struct RegistryGrpc {
     pub(crate) rollouts: Rollouts,
     pub(crate) catalogue: Catalogue,
     pub(crate) watch: Watch,
+    pub(crate) freshness: Freshness,
     pub(crate) tasks: Tasks,
 }
 
@@ -88,6 +90,7 @@ impl ModelRegistry for RegistryGrpc {
 
     async fn get_fleet(&self, _request: Request<pb::GetFleetRequest>) -> Answer<pb::GetFleetResponse> {
         let entries = self.watch.entries.borrow().clone();
-        Ok(Response::new(convert::fleet(&World::read(&self.watch.keys, &entries))))
+        let world = World::read(&self.watch.keys, &entries);
+        Ok(Response::new(convert::fleet(&world, self.freshness.age())))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use endcap_coordination::{CoordinationError, Coordinator, Entries};
+use endcap_coordination::{CoordinationError, Coordinator, Entries, KeyValue, Revision};
 use endcap_fleet::{
     AssignmentRecord, FailedRecord, FleetView, Key, Keys, MemberRecord, ReadyRecord, Record, RolloutRecord,
     ShardKey, VersionRecord, WorkerRecord,
@@ -18,6 +18,8 @@ pub(crate) struct World {
     pub(crate) workers: BTreeMap<String, WorkerRecord>,
     /// By role and id.
     pub(crate) members: BTreeMap<(&'static str, String), MemberRecord>,
+    /// Registries that stand for controller, by the revision at which they began to: the first one leads.
+    pub(crate) candidates: BTreeMap<Revision, String>,
 }
 
 /// Prefixes that a world is made of.
@@ -30,6 +32,7 @@ pub(crate) fn prefixes(keys: &Keys) -> Vec<String> {
         keys.workers(),
         keys.gateways(),
         keys.feature_caches(),
+        format!("{}/", keys.controller_election()),
     ]
 }
 
@@ -39,7 +42,7 @@ impl World {
         let mut world = Self::default();
         for (key, entry) in entries.iter() {
             let Some(parsed) = keys.parse(key) else { continue };
-            world.add(parsed, key, &entry.value);
+            world.add(parsed, entry);
         }
         world
     }
@@ -54,7 +57,7 @@ impl World {
         for prefix in prefixes {
             for entry in coordinator.list(prefix).await?.entries {
                 if let Some(parsed) = keys.parse(&entry.key) {
-                    world.add(parsed, &entry.key, &entry.value);
+                    world.add(parsed, &entry);
                 }
             }
         }
@@ -79,8 +82,13 @@ impl World {
         holders.keys().filter(|worker| is_ready(worker) && !workers.contains(worker)).cloned().collect()
     }
 
-    fn add(&mut self, parsed: Key, key: &str, value: &[u8]) {
+    fn add(&mut self, parsed: Key, entry: &KeyValue) {
+        let KeyValue { key, value, .. } = entry;
         match parsed {
+            Key::Candidate => {
+                let id = String::from_utf8_lossy(value).into_owned();
+                self.candidates.insert(entry.create_revision, id);
+            }
             Key::Version { model, version } => {
                 if let Some(record) = read::<VersionRecord>(key, value) {
                     self.view.models.entry(model).or_default().versions.insert(version, record);

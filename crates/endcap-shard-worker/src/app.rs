@@ -67,6 +67,7 @@ impl App {
             endpoint: server.advertised().into(),
             device: deps.runtime.device(),
             memory_budget: config.memory_budget,
+            topology: config.topology.into(),
         };
         publisher.worker(0).await;
         let follower = Follower {

@@ -12,6 +12,7 @@ pub struct Config {
     pub(crate) models: ModelOptions,
     pub(crate) scan_threads: usize,
     pub(crate) memory_budget: u64,
+    pub(crate) topology: String,
     pub(crate) lease_ttl: Duration,
 }
 
@@ -23,6 +24,10 @@ impl Config {
         let queue_rows = positive(settings, "worker.queue_rows");
         let scan_threads = positive(settings, "worker.scan_threads");
         let memory_budget = settings.read::<ByteSize>("worker.memory_budget");
+        if memory_budget == Some(ByteSize(0)) {
+            settings.reject("worker.memory_budget", "a size from 1 byte");
+        }
+        let topology = settings.read("worker.topology");
         let lease_ttl = settings.read("coordination.lease_ttl");
         Some(Self {
             grpc: grpc?,
@@ -33,6 +38,7 @@ impl Config {
             },
             scan_threads: scan_threads?,
             memory_budget: memory_budget?.0,
+            topology: topology?,
             lease_ttl: lease_ttl?,
         })
     }

@@ -15,6 +15,7 @@ pub(crate) struct Publisher {
     pub(crate) endpoint: Arc<str>,
     pub(crate) device: &'static str,
     pub(crate) memory_budget: u64,
+    pub(crate) topology: Arc<str>,
 }
 
 impl Publisher {
@@ -25,7 +26,7 @@ impl Publisher {
             memory_budget_bytes: self.memory_budget,
             memory_used_bytes: memory_used,
             build: env!("CARGO_PKG_VERSION").to_owned(),
-            topology: String::new(),
+            topology: self.topology.to_string(),
         };
         self.put(self.keys.worker(&self.id), &record).await;
     }

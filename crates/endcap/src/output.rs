@@ -83,3 +83,8 @@ pub(crate) fn remote(what: &str, url: &str, status: &tonic::Status) -> anyhow::E
 pub(crate) fn bytes(count: u64) -> String {
     indicatif::HumanBytes(count).to_string()
 }
+
+/// A time for people, to the second.
+pub(crate) fn age(age: std::time::Duration) -> String {
+    humantime::format_duration(std::time::Duration::from_secs(age.as_secs())).to_string()
+}

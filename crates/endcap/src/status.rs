@@ -33,6 +33,13 @@ type Shards<'a> = BTreeMap<u32, Vec<&'a pb::Replica>>;
 /// The tree's lines: models with versions, shards and replicas, then who takes part.
 pub(crate) fn tree(fleet: &pb::GetFleetResponse) -> Vec<String> {
     let mut lines = Vec::new();
+    if fleet.snapshot_age_ms > 0 {
+        let age = std::time::Duration::from_millis(fleet.snapshot_age_ms);
+        lines.push(format!(
+            "the coordinator cannot be reached: this is what was known {} ago",
+            output::age(age)
+        ));
+    }
     for model in &fleet.models {
         let aliases = model.rollout.as_ref().map_or_else(|| "no alias yet".to_owned(), view::aliases);
         lines.push(format!("model {} · {aliases}", model.name));
@@ -53,10 +60,11 @@ pub(crate) fn tree(fleet: &pb::GetFleetResponse) -> Vec<String> {
     }
     for worker in &fleet.workers {
         lines.push(format!(
-            "worker {} · {} · {} · {} of {} used · {}",
+            "worker {} · {} · {}{} · {} of {} used · {}",
             worker.id,
             worker.endpoint,
             worker.device,
+            if worker.topology.is_empty() { String::new() } else { format!(" · {}", worker.topology) },
             output::bytes(worker.memory_used_bytes),
             output::bytes(worker.memory_budget_bytes),
             worker.build
@@ -64,6 +72,10 @@ pub(crate) fn tree(fleet: &pb::GetFleetResponse) -> Vec<String> {
     }
     for member in &fleet.members {
         lines.push(format!("{} {} · {} · {}", member.role, member.id, member.endpoint, member.build));
+    }
+    for (rank, controller) in fleet.controllers.iter().enumerate() {
+        let does = if rank == 0 { "controls" } else { "stands by" };
+        lines.push(format!("registry {controller} · {does}"));
     }
     lines
 }
@@ -118,7 +130,10 @@ fn as_json(fleet: &pb::GetFleetResponse) -> serde_json::Value {
         "workers": fleet.workers.iter().map(|worker| json!({
             "id": worker.id, "endpoint": worker.endpoint, "device": worker.device, "build": worker.build,
             "memory_budget_bytes": worker.memory_budget_bytes, "memory_used_bytes": worker.memory_used_bytes,
+            "topology": worker.topology,
         })).collect::<Vec<_>>(),
+        "controllers": fleet.controllers,
+        "snapshot_age_ms": fleet.snapshot_age_ms,
         "members": fleet.members.iter().map(|member| json!({
             "role": member.role, "id": member.id, "endpoint": member.endpoint, "build": member.build,
         })).collect::<Vec<_>>(),
@@ -150,6 +165,8 @@ mod tests {
             ..Default::default()
         };
         let fleet = pb::GetFleetResponse {
+            snapshot_age_ms: 83_000,
+            controllers: vec!["r2".into(), "r1".into()],
             models: vec![pb::Model {
                 name: "m".into(),
                 rollout: None,
@@ -165,11 +182,14 @@ mod tests {
         assert_eq!(
             tree(&fleet),
             [
+                "the coordinator cannot be reached: this is what was known 1m 23s ago",
                 "model m · no alias yet",
                 "├─ version 1 · validated · 9 items in 2 shards · abababababab",
                 "└─ version 2 · validated · stable · 9 items in 2 shards · abababababab",
                 "   ├─ shard 0: w1 ready, w2 loading",
                 "   └─ shard 1: w1 ready",
+                "registry r2 · controls",
+                "registry r1 · stands by",
             ]
         );
     }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Host;
+use super::{
+    Host,
+    measure::{largest_piece, level, mix},
+};
 
 /// A seat that nobody holds.
 pub(super) const NONE: u32 = u32::MAX;
@@ -85,7 +88,7 @@ impl Plan {
         let total = shards
             .iter()
             .fold(0_u64, |sum, shard| sum.saturating_add(shard.bytes.saturating_mul(shard.replicas as u64)));
-        let share = level(&rooms, total);
+        let share = level(rooms.iter().map(|room| room.budget).collect(), total);
         // Loads come in pieces: a shard's versions, which lie beside each other.
         let piece = largest_piece(&shards);
         let bound = share.saturating_add((share / 4).max(piece));
@@ -373,35 +376,4 @@ impl Plan {
             room.load += bytes;
         }
     }
-}
-
-/// The most bytes that one shard takes in all versions together.
-fn largest_piece(shards: &[Shard]) -> u64 {
-    let mut pieces: Vec<u64> = Vec::with_capacity(shards.len());
-    for shard in shards {
-        pieces.push(shard.bytes + shard.sibling.map_or(0, |sibling| pieces[sibling]));
-    }
-    pieces.into_iter().max().unwrap_or(0)
-}
-
-/// How high `total` fills the rooms, each up to its budget; without end if it does not fit.
-fn level(rooms: &[Room], total: u64) -> u64 {
-    let mut budgets: Vec<u64> = rooms.iter().map(|room| room.budget).collect();
-    budgets.sort_unstable();
-    let mut rest = total;
-    for (full, budget) in budgets.iter().enumerate() {
-        let level = rest.div_ceil((budgets.len() - full) as u64);
-        if level <= *budget {
-            return level;
-        }
-        rest -= budget;
-    }
-    u64::MAX
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): cheap, and every bit depends on every bit.
-fn mix(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
