@@ -2,6 +2,7 @@
 //! RPCs as anybody would.
 
 pub mod cable;
+pub mod linear;
 pub mod load;
 pub mod processes;
 pub mod registry;

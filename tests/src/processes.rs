@@ -221,6 +221,21 @@ impl ProcessFleet {
         Ok(())
     }
 
+    /// The registry that controls, as the first one that answers says.
+    pub async fn controller(&self) -> anyhow::Result<String> {
+        let mut leads = None;
+        eventually("a registry controls", async || {
+            for id in self.ids("registry") {
+                let Ok(mut client) = self.registry(&id) else { continue };
+                let Ok(answer) = client.get_fleet(pb::GetFleetRequest {}).await else { continue };
+                leads = answer.into_inner().controllers.into_iter().next();
+            }
+            leads.is_some()
+        })
+        .await?;
+        leads.context("a registry controls")
+    }
+
     /// The workers that are ready, by shard of the newest version, as the first registry that answers says.
     pub async fn holders(&self) -> anyhow::Result<Vec<Vec<String>>> {
         for id in self.ids("registry") {

@@ -50,8 +50,10 @@ impl App {
         // Fleets that share a store keep their ledgers apart.
         let archive = Archive::new(store.journal(&format!("ledger{}", keys.all().trim_end_matches('/'))));
         let ledger = Ledger { coordinator, keys: keys.clone(), archive };
+        let validate = Validate { ledger: ledger.clone(), keys: keys.clone(), entries: entries.clone() };
         let controller = Controller {
             ledger: ledger.clone(),
+            validate: validate.clone(),
             id,
             session: session.clone(),
             replicas: config.replicas,
@@ -61,7 +63,7 @@ impl App {
 
         let service = RegistryGrpc {
             register: Register { ledger: ledger.clone(), store, incoming, max_bundle: config.max_bundle },
-            validate: Validate { ledger: ledger.clone(), keys: keys.clone(), entries: entries.clone() },
+            validate,
             rollouts: Rollouts { ledger: ledger.clone(), keys: keys.clone() },
             catalogue: Catalogue { ledger: ledger.clone(), keys: keys.clone() },
             watch: Watch { ledger, keys, entries },

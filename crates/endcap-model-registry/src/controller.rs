@@ -6,9 +6,9 @@ use endcap_coordination::{Entries, Leadership, Session, Txn, TxnOutcome, campaig
 use endcap_fleet::{
     AssignmentRecord, Host, Lack, LedgerPage, Record as _, Shortfall, Wanted, WorkerRecord, assign, is_wanted,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use crate::{error::RegistryError, ledger::Ledger, world::World};
+use crate::{error::RegistryError, ledger::Ledger, validate::Validate, world::World};
 
 /// After a failure of the coordinator.
 const RETRY: Duration = Duration::from_millis(500);
@@ -20,6 +20,7 @@ pub(crate) const MOST_OPS: usize = 100;
 #[derive(Debug)]
 pub(crate) struct Controller {
     pub(crate) ledger: Ledger,
+    pub(crate) validate: Validate,
     pub(crate) id: String,
     pub(crate) session: Session,
     pub(crate) replicas: usize,
@@ -47,7 +48,7 @@ impl Controller {
         if !self.make_whole(&leadership).await? {
             return Ok(());
         }
-        let mut inspect = tokio::time::interval(INSPECT);
+        let mut inspect = tokio::time::interval_at(Instant::now() + INSPECT, INSPECT);
         loop {
             let world = World::read(&self.ledger.keys, &entries.borrow_and_update());
             for txn in self.transactions(&world, &leadership) {
@@ -68,7 +69,7 @@ impl Controller {
         }
     }
 
-    /// Archives what its editor could not. `false` when the leadership or the coordinator's data are gone: a leader
+    /// Archives what its editor could not, and concludes what it left open. `false` when the leadership or the coordinator's data are gone: a leader
     /// that has nothing to write would not notice.
     async fn inspect(&self, world: &World, leadership: &Leadership) -> Result<bool, RegistryError> {
         let Ledger { coordinator, keys, archive } = &self.ledger;
@@ -93,6 +94,7 @@ impl Controller {
                 archive.append(epoch.number, model, &page).await?;
             }
         }
+        self.validate.conclude(world, &self.id).await?;
         Ok(true)
     }
 

@@ -20,7 +20,7 @@ use crate::{
 const RESERVE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The use case, with what it needs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Validate {
     pub(crate) ledger: Ledger,
     pub(crate) keys: Keys,
@@ -55,6 +55,24 @@ impl Validate {
                 Err(RegistryError::StillLoading { model, version, waiting_for })
             }
         }
+    }
+
+    /// Concludes the validations that nobody waits for any more, because the registry that began them has ended.
+    pub(crate) async fn conclude(&self, world: &World, actor: &str) -> Result<(), RegistryError> {
+        for (model, view) in &world.view.models {
+            let validating = view.versions.iter().filter(|(_, r)| r.state == VersionState::Validating);
+            for (version, record) in validating {
+                match progress(world, model, *version, record) {
+                    Progress::Ready(_) => {
+                        self.succeed(model, *version, actor).await?;
+                        tracing::info!(%model, %version, "concluded a validation that nobody waited for");
+                    }
+                    Progress::Failed(reasons) => self.fail(model, *version, actor, &reasons).await?,
+                    Progress::Waiting(_) => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes the version wanted. One that was validated stays so: it is loaded, or about to be again.
