@@ -1,9 +1,10 @@
 //! Processes that die, freeze and restart under a steady load: nobody who asks sees it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use endcap_bundle::test_util::TinyOptions;
+use endcap_proto::pb;
 use endcap_tests::{
     eventually,
     load::{Load, Report},
@@ -119,6 +120,9 @@ async fn a_minute_without_etcd_changes_nothing_for_those_who_ask() {
     meanwhile(Duration::from_secs(40)).await;
     let age = gauge(&fleet.metrics("gateway-1").await.unwrap(), "endcap_routing_snapshot_age_seconds");
     assert!(age >= 60.0, "the snapshot says it is {age} s old");
+    let status = fleet.registry("registry-1").unwrap().get_fleet(pb::GetFleetRequest {}).await.unwrap();
+    let age = status.into_inner().snapshot_age_ms;
+    assert!(age >= 55_000, "the registry says that what it knows is {age} ms old");
     fleet.etcd.resume().await;
     // Promotions work again.
     let mut client = fleet.registry("registry-2").unwrap();
@@ -174,6 +178,36 @@ async fn an_emptied_etcd_is_rebuilt_and_nobody_who_asks_notices() {
     let report = load.stop().await.unwrap();
     nothing_failed(&report);
     assert!(report.degraded().is_empty(), "{} answers were degraded", report.degraded().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_of_sixteen_shards_replaces_one_of_eight_live() {
+    let (_alone, fleet) = fleet().await;
+    fleet.release(&bundle("eight", 1.0, 8)).await.unwrap();
+    let load = Load::start(fleet.gateways().unwrap(), RATE);
+    meanwhile(Duration::from_secs(1)).await;
+    let wide = fleet.release(&bundle("sixteen", 1.0, 16)).await.unwrap();
+    meanwhile(Duration::from_secs(1)).await;
+    registry::rollback(&mut fleet.registry("registry-2").unwrap()).await.unwrap();
+    meanwhile(Duration::from_secs(1)).await;
+    let report = load.stop().await.unwrap();
+    nothing_failed(&report);
+    assert!(report.degraded().is_empty(), "{:?}", report.degraded());
+    let by_version = report.by_version();
+    assert_eq!(by_version.len(), 2, "both versions answered");
+    // The same model on the same items: what they are cut into changes no score.
+    let scores = |version| by_version[&version].iter().map(|(_, scores)| scores.clone()).collect::<Vec<_>>();
+    let (mut eight, mut sixteen) = (scores(wide - 1), scores(wide));
+    eight.sort_unstable();
+    sixteen.sort_unstable();
+    assert_eq!(eight, sixteen);
+    let shards: BTreeSet<(u64, u32)> = report
+        .samples
+        .iter()
+        .flat_map(|s| &s.outcome)
+        .map(|seen| (seen.version, seen.shards_total))
+        .collect();
+    assert_eq!(shards, [(wide - 1, 8), (wide, 16)].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
