@@ -42,6 +42,14 @@ demo: build bundles/data.endcap
 	target/release/endcap demo --bundle bundles/data.endcap $(ARGS)
 endif
 
+.PHONY: fleet
+fleet: build $(ETCD) ## Run the fleet as separate processes on a real etcd (BASE_PORT=9400 WORKERS=4)
+	deploy/fleet/fleet.sh up
+
+.PHONY: fleet-down
+fleet-down: ## End it (KEEP=0: and remove its data)
+	deploy/fleet/fleet.sh down
+
 .PHONY: bundle
 ifeq ($(DATA),)
 bundle: build $(PIPELINES)/stamp ## Build the demo bundle from the simulated shop (DATA=folder: a bundle of your data)

@@ -1,0 +1,190 @@
+#!/usr/bin/env bash
+# A fleet of separate processes on this machine around a real etcd, as `make fleet` starts it and `make fleet-down`
+# ends it. What is up already is left alone; what is missing, such as a worker that was killed, is started.
+#
+#   fleet.sh up | down | status
+#
+# Environment: ENDCAP (the program), ETCD (etcd's program), BUNDLE (released the first time), DIR (.endcap/fleet: logs,
+# pids, data), BASE_PORT (9400), WORKERS (4), REGISTRIES (2), GATEWAYS (2), KEEP (1; `down` with 0 removes the data).
+set -euo pipefail
+
+ENDCAP=${ENDCAP:-target/release/endcap}
+ETCD=${ETCD:-.tools/etcd/etcd}
+BUNDLE=${BUNDLE:-deploy/demo/search-ranker.endcap}
+DIR=${DIR:-.endcap/fleet}
+BASE_PORT=${BASE_PORT:-9400}
+WORKERS=${WORKERS:-4}
+REGISTRIES=${REGISTRIES:-2}
+GATEWAYS=${GATEWAYS:-2}
+KEEP=${KEEP:-1}
+# Seconds that a member may take to become ready.
+PATIENCE=${PATIENCE:-30}
+
+fail() { echo "fleet: $*" >&2; exit 1; }
+
+port() { echo $((BASE_PORT + $1)); }
+
+# Every member: id, role, port, admin port. Gateways and registries first, where the command line looks for them.
+members() {
+  local i admin
+  admin=$(port 50)
+  for ((i = 1; i <= REGISTRIES; i++)); do echo "registry-$i registry $(port $((19 + i))) $((admin++))"; done
+  echo "feature-cache-1 feature-cache $(port 30) $((admin++))"
+  for ((i = 1; i <= WORKERS; i++)); do echo "worker-$i worker $(port $((100 + i))) $((admin++))"; done
+  for ((i = 1; i <= GATEWAYS; i++)); do echo "gateway-$i gateway $(port $((i - 1))) $((admin++))"; done
+}
+
+pid_of() { cat "$DIR/pids/$1.pid" 2>/dev/null || true; }
+
+# A pid that the machine has given to another program since is not ours.
+is_up() {
+  local pid
+  pid=$(pid_of "$1")
+  [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "$1"
+}
+
+is_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# start ID PORTS COMMAND...: in a session of its own, so that Ctrl-C here does not reach it.
+start() {
+  local id=$1 ports=$2 taken
+  shift 2
+  for taken in $ports; do
+    is_free "$taken" || fail "port $taken, which $id needs, is taken; choose others with BASE_PORT=<number>"
+  done
+  setsid "$@" >>"$DIR/logs/$id.log" 2>&1 </dev/null &
+  echo $! >"$DIR/pids/$id.pid"
+}
+
+# await ID URL: until it answers with success.
+await() {
+  local id=$1 url=$2 end=$((SECONDS + PATIENCE))
+  until probe "$url"; do
+    is_up "$id" || { tail -n 20 "$DIR/logs/$id.log" >&2; fail "$id ended at its start; the whole log is $DIR/logs/$id.log"; }
+    [ $SECONDS -lt $end ] || { tail -n 20 "$DIR/logs/$id.log" >&2; fail "$id was not ready after $PATIENCE s; the whole log is $DIR/logs/$id.log"; }
+    sleep 0.1
+  done
+}
+
+# A GET that needs no curl: whether the answer is 200.
+probe() {
+  local host path answer
+  host=${1%%/*} path=/${1#*/}
+  { exec 3<>"/dev/tcp/${host%:*}/${host#*:}"; } 2>/dev/null || return 1
+  printf 'GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n' "$path" "$host" >&3
+  read -r -t 2 answer <&3 || answer=
+  exec 3>&- 3<&-
+  [[ $answer == *" 200 "* ]]
+}
+
+up_etcd() {
+  local client peer
+  client=$(port 40) peer=$(port 41)
+  if ! is_up etcd-1; then
+    start etcd-1 "$client $peer" "$ETCD" --name etcd-1 --data-dir "$DIR/data/etcd-1" --log-level warn \
+      --listen-client-urls "http://127.0.0.1:$client" --advertise-client-urls "http://127.0.0.1:$client" \
+      --listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" \
+      --initial-cluster "etcd-1=http://127.0.0.1:$peer"
+  fi
+  await etcd-1 "127.0.0.1:$client/health"
+}
+
+up() {
+  local id role at admin
+  [ -x "$ENDCAP" ] || fail "$ENDCAP is not there; \`make build\` makes it"
+  [ -x "$ETCD" ] || fail "$ETCD is not there; \`make fleet\` fetches it"
+  mkdir -p "$DIR/logs" "$DIR/pids" "$DIR/data"
+  cat >"$DIR/endcap.toml" <<TOML
+# Written by fleet.sh: what all members of this fleet have in common.
+[coordination]
+kind = "etcd"
+saved_dir = "$DIR/data/saved"
+[coordination.etcd]
+endpoints = "http://127.0.0.1:$(port 40)"
+[store]
+url = "$DIR/data/bundles"
+cache_dir = "$DIR/data/cache"
+TOML
+  up_etcd
+  while read -r id role at admin; do
+    is_up "$id" && continue
+    echo "starting $id"
+    start "$id" "$at $admin" "$ENDCAP" "$role" --id "$id" --config "$DIR/endcap.toml" \
+      --set "${role//-/_}.grpc.listen=127.0.0.1:$at" --set "admin.listen=127.0.0.1:$admin" \
+      $([ "$role" = registry ] && echo --set "registry.data_dir=$DIR/data/$id")
+  done < <(members)
+  while read -r id role at admin; do await "$id" "127.0.0.1:$admin/readyz"; done < <(members)
+  if [ ! -e "$DIR/data/released" ]; then
+    "$ENDCAP" --registry "$(url registry-1)" model register "$BUNDLE" --promote
+    touch "$DIR/data/released"
+  fi
+  status
+  cat <<TEXT
+
+Logs and pids are in $DIR. Try, here or in another terminal:
+
+  $ENDCAP --gateway $(url gateway-1) recommend "grey pine bar stool"
+  $ENDCAP --registry $(url registry-1) status
+  kill -9 \$(cat $DIR/pids/worker-1.pid)     # nobody who asks notices; \`make fleet\` brings it back
+  make fleet-down
+TEXT
+}
+
+url() { members | awk -v id="$1" '$1 == id { print "http://127.0.0.1:" $3 }'; }
+
+status() {
+  local id role at admin state
+  printf '%-16s %-8s %-22s %-22s %s\n' member pid serves admin log
+  state=$(is_up etcd-1 && pid_of etcd-1 || echo down)
+  printf '%-16s %-8s %-22s %-22s %s\n' etcd-1 "$state" "127.0.0.1:$(port 40)" - "$DIR/logs/etcd-1.log"
+  while read -r id role at admin; do
+    state=$(is_up "$id" && pid_of "$id" || echo down)
+    printf '%-16s %-8s %-22s %-22s %s\n' "$id" "$state" "127.0.0.1:$at" "127.0.0.1:$admin" "$DIR/logs/$id.log"
+  done < <(members)
+}
+
+# Gateways first, so that nobody asks what is going; etcd last, so that everybody can leave.
+down() {
+  local id file
+  for kind in gateway worker feature-cache registry etcd; do
+    for file in "$DIR"/pids/"$kind"-*.pid; do
+      [ -e "$file" ] || continue
+      id=$(basename "$file" .pid)
+      is_up "$id" && kill -TERM "$(pid_of "$id")"
+    done
+    for file in "$DIR"/pids/"$kind"-*.pid; do
+      [ -e "$file" ] || continue
+      id=$(basename "$file" .pid)
+      ended "$id"
+      rm -f "$file"
+    done
+  done
+  if [ "$KEEP" = 0 ]; then
+    rm -rf "$DIR"
+    echo "the fleet is down, and its data are removed"
+  else
+    echo "the fleet is down; its data stay in $DIR/data (KEEP=0 removes them)"
+  fi
+}
+
+ended() {
+  local id=$1 end=$((SECONDS + 15))
+  while is_up "$id"; do
+    if [ $SECONDS -ge $end ]; then
+      echo "$id does not end; killing it"
+      kill -KILL "$(pid_of "$id")"
+    fi
+    sleep 0.1
+  done
+}
+
+# Settings are read relative to where a member starts; paths must not depend on that.
+mkdir -p "$DIR"
+DIR=$(cd "$DIR" && pwd)
+
+case ${1:-} in
+  up) up ;;
+  down) down ;;
+  status) status ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+esac
