@@ -68,6 +68,11 @@ fn only_coordination_names_etcd_client() {
 }
 
 #[test]
+fn only_bundle_names_object_store() {
+    assert_eq!(users_of("object_store"), ["endcap-bundle"]);
+}
+
+#[test]
 fn the_pure_crates_name_neither_a_runtime_nor_a_transport() {
     let dependencies = dependencies();
     for name in ["endcap-types", "endcap-ranking", "endcap-fleet"] {
