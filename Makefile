@@ -5,6 +5,7 @@ TOOLS      := .tools
 ORT        := $(TOOLS)/onnxruntime/libonnxruntime.so
 PIPELINES  := $(TOOLS)/pipelines
 ETCD       := $(TOOLS)/etcd/etcd
+MOTO       := $(TOOLS)/moto
 DEMO       := deploy/demo/search-ranker.endcap
 CARGO      ?= cargo
 ARGS       ?=
@@ -70,12 +71,16 @@ $(PIPELINES)/stamp: deploy/pipelines/requirements.txt deploy/pipelines/setup.sh
 	deploy/pipelines/setup.sh $(PIPELINES)
 	@touch $@
 
+$(MOTO)/stamp: tests/tools/moto/requirements.txt tests/tools/moto/setup.sh
+	tests/tools/moto/setup.sh $(MOTO)
+	@touch $@
+
 $(ETCD): deploy/etcd/fetch.sh
 	deploy/etcd/fetch.sh $(dir $@)
 	@touch -h $@
 
 .PHONY: setup-tests
-setup-tests: $(ORT) $(ETCD) $(PIPELINES)/stamp ## Get everything that tests talk to
+setup-tests: $(ORT) $(ETCD) $(PIPELINES)/stamp $(MOTO)/stamp ## Get everything that tests talk to
 
 .PHONY: test
 test: setup-tests ## Run every test
