@@ -1,6 +1,9 @@
 //! A bundle folder.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use endcap_types::{Digest, ShardIndex};
 use serde::de::DeserializeOwned;
@@ -9,6 +12,7 @@ use crate::{
     BundleError, Evaluation, FORMAT, FeatureSchema, FileEntry, GoldenRequest, ItemTable, LabelledQuery,
     Manifest, ModelSpec, Popular, digest,
     manifest::{EVALUATION, FEATURES, GOLDEN, LABELS, MANIFEST, POPULAR, shard_file},
+    store::InUse,
 };
 
 /// Which files somebody needs.
@@ -27,6 +31,9 @@ pub struct Bundle {
     dir: PathBuf,
     manifest: Manifest,
     digest: Digest,
+    /// Keeps a cached bundle's files for as long as this lives.
+    #[expect(dead_code, reason = "what matters is when it is dropped")]
+    in_use: Option<Arc<InUse>>,
 }
 
 impl Bundle {
@@ -38,7 +45,11 @@ impl Bundle {
         }
         let bytes = std::fs::read(&path).map_err(BundleError::io("read", &path))?;
         let manifest = parse_manifest(&bytes)?;
-        Ok(Self { dir: dir.to_owned(), manifest, digest: digest::of_bytes(&bytes) })
+        Ok(Self { dir: dir.to_owned(), manifest, digest: digest::of_bytes(&bytes), in_use: None })
+    }
+
+    pub(crate) fn kept_by(self, in_use: InUse) -> Self {
+        Self { in_use: Some(Arc::new(in_use)), ..self }
     }
 
     /// SHA-256 of `bundle.json`, which covers every other file.

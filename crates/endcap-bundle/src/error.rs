@@ -175,14 +175,14 @@ pub enum BundleError {
     GoldenUnknownItem { line: usize, item_id: ItemId },
 
     // The store.
-    #[error("the bundle store could not {action} {what}")]
+    #[error("the bundle store could not {action} {what}: {}", reason(source))]
     Store {
         action: &'static str,
         what: String,
         #[source]
         source: object_store::Error,
     },
-    #[error("{url:?} names no bundle store; expected a folder's path or file:///…")]
+    #[error("{url:?} names no bundle store; expected a folder's path, file:///… or s3://bucket/prefix")]
     StoreUrl { url: String },
     #[error("no bundle {digest} is in the store; register it first")]
     NotInStore { digest: Digest },
@@ -190,6 +190,22 @@ pub enum BundleError {
     NoSuchShard { shard: ShardIndex, count: u32 },
     #[error("a background task of the bundle store ended early: {detail}")]
     TaskEnded { detail: String },
+}
+
+/// What to look at; the source says the rest.
+fn reason(error: &object_store::Error) -> &'static str {
+    use object_store::Error;
+    match error {
+        Error::Generic { source, .. } if source.to_string().contains("NoSuchBucket") => {
+            "there is no such bucket; see store.url"
+        }
+        Error::NotFound { .. } => "it is not there; does the bucket exist?",
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+            "the credentials are refused; see store.s3.access_key_id"
+        }
+        Error::Generic { .. } => "it cannot be reached, or broke off; see store.url and store.s3.endpoint",
+        _ => "it refuses",
+    }
 }
 
 impl BundleError {

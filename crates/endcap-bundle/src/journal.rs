@@ -73,7 +73,7 @@ mod tests {
     async fn a_record_is_written_once_and_found_again() {
         let folder = tempfile::tempdir().unwrap();
         let url = folder.path().join("store").display().to_string();
-        let store = BundleStore::open(&url, &folder.path().join("cache")).unwrap();
+        let store = BundleStore::folder(&url).unwrap();
         let journal = store.journal("ledger/endcap");
         assert_eq!(journal.names().await.unwrap(), Vec::<String>::new());
         assert!(journal.append("2/shop/0001.json", b"one".to_vec()).await.unwrap());

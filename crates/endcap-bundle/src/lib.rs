@@ -29,4 +29,4 @@ pub use manifest::{
     EncoderSpec, FORMAT, FileEntry, InputBinding, Manifest, ModelSpec, RankerSpec, RetrievalSpec, shard_file,
 };
 pub use parts::{Evaluation, FeatureSchema, GoldenRequest, LabelledQuery, Popular};
-pub use store::BundleStore;
+pub use store::{BundleStore, S3Options, StoreOptions};

@@ -1,4 +1,8 @@
-//! Where bundles are kept: a folder today, anything that `object_store` reaches later.
+//! Where bundles are kept: a folder, or a bucket of S3 with a cache on this machine.
+
+mod cache;
+mod download;
+mod s3;
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +17,10 @@ use object_store::{
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::{Bundle, BundleError, Parts, digest, manifest::MANIFEST};
+use self::cache::Cache;
+pub(crate) use self::cache::InUse;
+pub use self::s3::S3Options;
+use crate::{Bundle, BundleError, Parts, manifest::MANIFEST};
 
 /// Files go up in pieces of this size; one that fits a piece is a single request.
 const PIECE: usize = 8 << 20;
@@ -22,15 +29,43 @@ const PIECE: usize = 8 << 20;
 #[derive(Debug, Clone)]
 pub struct BundleStore {
     objects: Arc<dyn ObjectStore>,
-    /// Set when the store is a folder of this machine, whose files need no copy.
-    local: Option<PathBuf>,
-    cache: PathBuf,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    /// A folder of this machine, whose files need no copy.
+    Local(PathBuf),
+    Remote(Cache),
+}
+
+/// Where bundles are kept and how they are reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// A folder, `file:///folder` or `s3://bucket/prefix`.
+    pub url: String,
+    /// Where fetched bundles of a remote store are kept.
+    pub cache: PathBuf,
+    /// How large the cache may grow. Bundles in use are kept even so.
+    pub cache_max_bytes: u64,
+    pub s3: S3Options,
 }
 
 impl BundleStore {
-    /// Opens a store at a folder or `file:///folder`, which is made if need be. `cache` is where bundles of a remote
-    /// store are kept.
-    pub fn open(url: &str, cache: &Path) -> Result<Self, BundleError> {
+    /// Opens a store. A folder is made if need be; a remote store is not talked to yet.
+    ///
+    /// # Errors
+    /// [`BundleError::StoreUrl`], and [`BundleError::Store`] for options that cannot be right.
+    pub fn open(options: &StoreOptions) -> Result<Self, BundleError> {
+        if options.url.starts_with("s3://") {
+            let objects = s3::open(&options.url, &options.s3)?;
+            return Ok(Self::remote(objects, &options.cache, options.cache_max_bytes));
+        }
+        Self::folder(&options.url)
+    }
+
+    /// Opens a store at a folder or `file:///folder`, which is made if need be.
+    pub fn folder(url: &str) -> Result<Self, BundleError> {
         let folder = url.strip_prefix("file://").unwrap_or(url);
         if folder.is_empty() || folder.contains("://") {
             return Err(BundleError::StoreUrl { url: url.to_owned() });
@@ -44,12 +79,12 @@ impl BundleStore {
             source,
         })?;
         let objects = objects.with_fsync(true).with_automatic_cleanup(true);
-        Ok(Self { objects: Arc::new(objects), local: Some(folder), cache: cache.to_owned() })
+        Ok(Self { objects: Arc::new(objects), place: Place::Local(folder) })
     }
 
-    /// A store that is not a folder of this machine. `cache` is where fetched bundles are kept.
-    pub fn remote(objects: Arc<dyn ObjectStore>, cache: &Path) -> Self {
-        Self { objects, local: None, cache: cache.to_owned() }
+    /// A store that is not a folder of this machine. `cache` is where fetched bundles are kept, at most so many bytes.
+    pub fn remote(objects: Arc<dyn ObjectStore>, cache: &Path, cache_max_bytes: u64) -> Self {
+        Self { objects, place: Place::Remote(Cache::new(cache, cache_max_bytes)) }
     }
 
     pub(crate) fn objects(&self) -> Arc<dyn ObjectStore> {
@@ -115,12 +150,14 @@ impl BundleStore {
         if !self.contains(digest).await? {
             return Err(BundleError::NotInStore { digest });
         }
-        let folder = match &self.local {
-            Some(folder) => folder.join(digest.to_hex()),
-            None => self.download(digest, &parts).await?,
+        let bundle = match &self.place {
+            Place::Local(folder) => Bundle::open(&folder.join(digest.to_hex()))?,
+            Place::Remote(cache) => {
+                let (bundle, in_use) = self.download(cache, digest, &parts).await?;
+                bundle.kept_by(in_use)
+            }
         };
         blocking(move || {
-            let bundle = Bundle::open(&folder)?;
             if bundle.digest() != digest {
                 let (file, found) = (MANIFEST.to_owned(), bundle.digest());
                 return Err(BundleError::DigestMismatch { file, expected: digest, found });
@@ -159,49 +196,6 @@ impl BundleStore {
             }
         }
         Ok(())
-    }
-
-    /// Copies what is missing into the cache. What is there but damaged is fetched again, so that a bad cache mends.
-    async fn download(&self, digest: Digest, parts: &Parts) -> Result<PathBuf, BundleError> {
-        let folder = self.cache.join(digest.to_hex());
-        self.download_file(digest, MANIFEST, digest, &folder).await?;
-        let bundle = Bundle::open(&folder)?;
-        for file in bundle.files_of(parts)? {
-            let Some(entry) = bundle.manifest().files.get(&file) else {
-                continue;
-            };
-            self.download_file(digest, &file, entry.sha256, &folder).await?;
-        }
-        Ok(folder)
-    }
-
-    async fn download_file(
-        &self,
-        bundle: Digest,
-        file: &str,
-        expected: Digest,
-        folder: &Path,
-    ) -> Result<(), BundleError> {
-        let path = folder.join(file);
-        let cached = path.clone();
-        if blocking(move || Ok(digest::of_file(&cached).is_ok_and(|(found, _)| found == expected))).await? {
-            return Ok(());
-        }
-        let object = object_path(bundle, file);
-        let failed = |source| BundleError::Store { action: "read", what: object.to_string(), source };
-        let parent = path.parent().unwrap_or(folder);
-        tokio::fs::create_dir_all(parent).await.map_err(BundleError::io("create", parent))?;
-        // A name of its own for every attempt: two fetches of one file must not write into each other.
-        let temporary =
-            tempfile::NamedTempFile::new_in(parent).map_err(BundleError::io("create a file in", parent))?;
-        let (out, temporary) = temporary.into_parts();
-        let mut out = tokio::fs::File::from_std(out);
-        let mut pieces = self.objects.get(&object).await.map_err(failed)?.into_stream();
-        while let Some(piece) = pieces.try_next().await.map_err(failed)? {
-            out.write_all(&piece).await.map_err(BundleError::io("write", &temporary))?;
-        }
-        out.sync_all().await.map_err(BundleError::io("write", &temporary))?;
-        temporary.persist(&path).map_err(|error| BundleError::io("rename to", &path)(error.error))
     }
 }
 

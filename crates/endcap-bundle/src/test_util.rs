@@ -2,6 +2,7 @@
 //! expected number computed here.
 
 mod models;
+pub mod s3;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 

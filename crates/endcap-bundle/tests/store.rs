@@ -27,8 +27,10 @@ impl Setting {
         let objects = remote.then(|| Arc::new(InMemory::new()));
         let cache = folder.path().join("cache");
         let store = match &objects {
-            Some(objects) => BundleStore::remote(Arc::clone(objects) as Arc<dyn ObjectStore>, &cache),
-            None => BundleStore::open(folder.path().join("store").to_str().unwrap(), &cache).unwrap(),
+            Some(objects) => {
+                BundleStore::remote(Arc::clone(objects) as Arc<dyn ObjectStore>, &cache, u64::MAX)
+            }
+            None => BundleStore::folder(folder.path().join("store").to_str().unwrap()).unwrap(),
         };
         Self { folder, bundle, store, objects }
     }
@@ -129,7 +131,8 @@ async fn many_fetches_at_once_of_one_bundle_all_succeed() {
         fetched.unwrap();
     }
     let expected = setting.bundle.manifest().files.len() + 1;
-    assert_eq!(files_under(&setting.path("cache")).len(), expected, "temporary files remain");
+    let cached = setting.path("cache").join(setting.bundle.digest().to_hex());
+    assert_eq!(files_under(&cached).len(), expected, "temporary files remain");
 }
 
 #[tokio::test]
@@ -202,10 +205,10 @@ async fn a_store_that_fails_half_way_keeps_nothing() {
 fn a_store_is_named_by_a_path_or_a_file_url() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path().join("made");
-    BundleStore::open(&format!("file://{}", at.display()), folder.path()).unwrap();
+    BundleStore::folder(&format!("file://{}", at.display())).unwrap();
     assert!(at.is_dir());
     for url in ["", "s3://bucket", "http://host/x"] {
-        let error = BundleStore::open(url, folder.path()).unwrap_err();
+        let error = BundleStore::folder(url).unwrap_err();
         assert!(matches!(error, BundleError::StoreUrl { .. }), "{url}: {error}");
         assert!(error.to_string().contains("file:///"), "{error}");
     }

@@ -40,8 +40,7 @@ async fn start(coordinator: &Arc<dyn Coordinator>, folder: &Path, id: &str) -> R
     let set: Vec<_> = set.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let mut settings = Settings::load(None, &BTreeMap::new(), &set).unwrap();
     let config = Config::read(&mut settings);
-    let store =
-        BundleStore::open(&folder.join("bundles").display().to_string(), &folder.join("cache")).unwrap();
+    let store = BundleStore::folder(&folder.join("bundles").display().to_string()).unwrap();
     let deps = Deps {
         coordinator: Arc::clone(coordinator),
         keys: Keys::default(),

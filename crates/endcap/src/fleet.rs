@@ -77,7 +77,7 @@ impl Fleet {
         let mut shared = Shared {
             coordinator: common.coordination.open()?,
             keys: common.keys.clone(),
-            store: Arc::new(BundleStore::open(&common.store_url, &common.cache_dir)?),
+            store: Arc::new(BundleStore::open(&common.store)?),
             tasks: Tasks::new(),
             readiness: Vec::new(),
             parts: Vec::new(),

@@ -95,7 +95,7 @@ impl Process {
             coordinator: common.coordination.open()?,
             saved: common.coordination.saved(&id),
             id,
-            store: Arc::new(BundleStore::open(&common.store_url, &common.cache_dir)?),
+            store: Arc::new(BundleStore::open(&common.store)?),
             keys: common.keys.clone(),
             tasks,
             shutdown,

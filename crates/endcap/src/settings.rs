@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
+use endcap_bundle::{S3Options, StoreOptions};
 use endcap_coordination::{
     CoordinationError, Coordinator, EmbeddedCoordinator, EtcdCoordinator, EtcdOptions, EtcdTls,
 };
@@ -9,7 +10,7 @@ use endcap_fleet::Keys;
 use endcap_inference::{DeviceChoice, RuntimeOptions};
 use endcap_service::{
     Readiness, Settings, admin,
-    config::Secret,
+    config::{ByteSize, Secret},
     task::Tasks,
     telemetry::{self, TelemetryConfig},
 };
@@ -21,8 +22,7 @@ use crate::cli::ConfigArgs;
 pub(crate) struct Common {
     pub(crate) coordination: Coordination,
     pub(crate) keys: Keys,
-    pub(crate) store_url: String,
-    pub(crate) cache_dir: PathBuf,
+    pub(crate) store: StoreOptions,
     pub(crate) runtime: RuntimeOptions,
 }
 
@@ -30,15 +30,13 @@ impl Common {
     pub(crate) fn read(settings: &mut Settings) -> Option<Self> {
         let coordination = Coordination::read(settings);
         let prefix = settings.read::<String>("coordination.prefix");
-        let store_url = settings.read("store.url");
-        let cache_dir = settings.read("store.cache_dir");
+        let store = store(settings);
         let library = settings.read::<String>("worker.onnxruntime");
         let device = settings.read::<String>("worker.device").and_then(|text| device(settings, &text));
         Some(Self {
             coordination: coordination?,
             keys: Keys::new(prefix?),
-            store_url: store_url?,
-            cache_dir: cache_dir?,
+            store: store?,
             runtime: RuntimeOptions {
                 library: library.filter(|path| !path.is_empty()).map(PathBuf::from),
                 device: device?,
@@ -85,6 +83,31 @@ impl Coordination {
             Self::Etcd { saved_dir, .. } => Some(saved_dir.as_ref()?.join(format!("{id}.json"))),
         }
     }
+}
+
+fn store(settings: &mut Settings) -> Option<StoreOptions> {
+    let url = settings.read("store.url");
+    let cache = settings.read("store.cache_dir");
+    let cache_max_bytes = settings.read::<ByteSize>("store.cache_max_bytes");
+    let endpoint = settings.read::<String>("store.s3.endpoint");
+    if endpoint.as_ref().is_some_and(|text| !text.is_empty() && !text.contains("://")) {
+        settings.reject("store.s3.endpoint", "an http:// or https:// address, or nothing");
+    }
+    let region = settings.read("store.s3.region");
+    let key = settings.read::<String>("store.s3.access_key_id");
+    let secret = settings.read::<Secret>("store.s3.secret_access_key");
+    if let (Some(key), Some(secret)) = (&key, &secret)
+        && key.is_empty() != secret.expose().is_empty()
+    {
+        settings.reject("store.s3.secret_access_key", "set together with access_key_id, or not at all");
+    }
+    let s3 = S3Options {
+        endpoint: endpoint?,
+        region: region?,
+        access_key_id: key?,
+        secret_access_key: secret?.expose().to_owned(),
+    };
+    Some(StoreOptions { url: url?, cache: cache?, cache_max_bytes: cache_max_bytes?.0, s3 })
 }
 
 fn etcd(settings: &mut Settings) -> Option<EtcdOptions> {

@@ -46,7 +46,7 @@ impl Drop for Fleet {
 impl Fleet {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = BundleStore::open(folder.path().join("store").to_str().unwrap(), folder.path()).unwrap();
+        let store = BundleStore::folder(folder.path().join("store").to_str().unwrap()).unwrap();
         Self {
             keys: Keys::default(),
             coordinator: Arc::new(EmbeddedCoordinator::in_memory()),

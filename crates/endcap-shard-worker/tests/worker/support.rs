@@ -37,7 +37,7 @@ impl Worker {
         let mut settings = Settings::load(None, &BTreeMap::new(), &set).unwrap();
         let config = Config::read(&mut settings);
         let store = folder.path().join("bundles").display().to_string();
-        let store = Arc::new(BundleStore::open(&store, &folder.path().join("cache")).unwrap());
+        let store = Arc::new(BundleStore::folder(&store).unwrap());
         let runtime = tokio::task::block_in_place(|| Runtime::load(&RuntimeOptions::default())).unwrap();
         let keys = Keys::default();
         let deps = Deps {
