@@ -124,7 +124,7 @@ impl Settings {
     /// Records that a value which could be read is wrong for another reason.
     pub fn reject(&mut self, key: &str, expected: &str) {
         let (found, source) = match self.entries.get(key) {
-            Some(entry) => (entry.value.to_string(), entry.source.clone()),
+            Some(entry) => (shown(key, &entry.value), entry.source.clone()),
             None => ("nothing".to_owned(), Source::Default),
         };
         self.problem(key, &found, &source, &expected);
@@ -138,15 +138,11 @@ impl Settings {
         }
     }
 
-    /// Every setting with its value and where it came from. Values of keys that end in a secret's name are hidden.
+    /// Every setting with its value and where it came from. Secrets are hidden.
     pub fn effective(&self) -> Vec<(String, String, String)> {
         self.entries
             .iter()
-            .map(|(key, entry)| {
-                let secret = ["password", "secret", "token"].iter().any(|word| key.ends_with(word));
-                let value = if secret { "[redacted]".to_owned() } else { entry.value.to_string() };
-                (key.clone(), value, entry.source.to_string())
-            })
+            .map(|(key, entry)| (key.clone(), shown(key, &entry.value), entry.source.to_string()))
             .collect()
     }
 
@@ -175,7 +171,7 @@ impl Settings {
         }
         let near = self.entries.keys().min_by_key(|known| distance(known, &key)).cloned();
         let hint = near.map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
-        self.problem(&key, &value.to_string(), &source, &format!("a known key{hint}"));
+        self.problem(&key, &shown(&key, &value), &source, &format!("a known key{hint}"));
     }
 
     fn problem(&mut self, key: &str, found: &str, source: &Source, expected: &dyn fmt::Display) {
@@ -217,6 +213,12 @@ fn distance(left: &str, right: &str) -> usize {
         }
     }
     row[right.len()]
+}
+
+/// A value for people, unless its key names a secret.
+fn shown(key: &str, value: &Value) -> String {
+    let is_secret = ["password", "secret", "token"].iter().any(|word| key.contains(word));
+    if is_secret { "[redacted]".to_owned() } else { value.to_string() }
 }
 
 #[cfg(test)]

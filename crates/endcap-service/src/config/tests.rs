@@ -62,3 +62,14 @@ fn sizes_have_units() {
         assert_eq!(ByteSize::from_value(&Value::String(text.into())).map(|size| size.0), bytes, "{text}");
     }
 }
+
+#[test]
+fn secrets_are_never_shown() {
+    for key in ["coordination.etcd.password", "store.s3.secret_access_key"] {
+        let mut settings = load(&[], &[(key, "hunter2")]).unwrap();
+        assert!(settings.effective().iter().all(|(_, value, _)| !value.contains("hunter2")), "{key}");
+        settings.reject(key, "something else");
+        let problems = settings.finish(Some(())).unwrap_err().to_string();
+        assert!(problems.contains(key) && !problems.contains("hunter2"), "{problems}");
+    }
+}
