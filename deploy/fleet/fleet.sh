@@ -114,9 +114,9 @@ TOML
       $([ "$role" = registry ] && echo --set "registry.data_dir=$DIR/data/$id")
   done < <(members)
   while read -r id role at admin; do await "$id" "127.0.0.1:$admin/readyz"; done < <(members)
-  if [ ! -e "$DIR/data/released" ]; then
+  # Only where there is nothing yet: what was promoted since stays.
+  if "$ENDCAP" --registry "$(url registry-1)" model list | grep -q "no models yet"; then
     "$ENDCAP" --registry "$(url registry-1)" model register "$BUNDLE" --promote
-    touch "$DIR/data/released"
   fi
   status
   cat <<TEXT

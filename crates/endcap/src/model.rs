@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
 use endcap_proto::pb::{self, register_version_request::Part};
-use endcap_types::{ModelName, Version};
+use endcap_types::{Alias, ModelName, Version};
 use futures::StreamExt as _;
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
@@ -183,11 +183,29 @@ pub(crate) async fn promote_version(
         actor: global.actor.clone(),
         reason: edit.reason.clone(),
     };
+    match clients::registry(&global.registry)?.promote(with_deadline(request, SHORT)).await {
+        Ok(answer) => moved(global, "promote", answer.into_inner().rollout),
+        // What was asked for is so: a script that runs twice has not failed.
+        Err(status) if status.code() == tonic::Code::FailedPrecondition => {
+            let rollout = rollout_of(global, model).await?;
+            if rollout.aliases.get(Alias::Stable.as_str()) != Some(&version.get()) {
+                return Err(output::remote("promote", &global.registry, &status));
+            }
+            moved(global, "promote", Some(rollout))
+        }
+        Err(status) => Err(output::remote("promote", &global.registry, &status)),
+    }
+}
+
+/// Where the aliases of a model stand now.
+async fn rollout_of(global: &Global, model: &ModelName) -> anyhow::Result<pb::Rollout> {
+    let request = pb::ListModelsRequest { model: model.to_string() };
     let answer = clients::registry(&global.registry)?
-        .promote(with_deadline(request, SHORT))
+        .list_models(with_deadline(request, SHORT))
         .await
-        .map_err(|e| output::remote("promote", &global.registry, &e))?;
-    moved(global, "promote", answer.into_inner().rollout)
+        .map_err(|e| output::remote("list", &global.registry, &e))?;
+    let found = answer.into_inner().models.into_iter().next();
+    Ok(found.and_then(|model| model.rollout).unwrap_or_default())
 }
 
 async fn rollback(global: &Global, model: &ModelName, edit: &EditArgs) -> anyhow::Result<()> {

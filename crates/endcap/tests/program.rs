@@ -101,6 +101,9 @@ fn a_killed_fleet_starts_again_with_its_versions_aliases_and_history() {
     let registered =
         dev.run(home.path(), &["model", "register", "demo.endcap", "--promote", "--reason", "first"]);
     assert!(registered.status.success(), "{:?}", text(&registered));
+    // A script that runs twice has not failed, and makes no history.
+    let again = dev.run(home.path(), &["model", "register", "demo.endcap", "--promote"]);
+    assert!(again.status.success() && text(&again).0.contains("stable=1 (revision 1)"), "{:?}", text(&again));
     let show = |dev: &Dev| {
         ["list", "history search-ranker"]
             .map(|verb| {
