@@ -5,7 +5,7 @@ TOOLS      := .tools
 ORT        := $(TOOLS)/onnxruntime/libonnxruntime.so
 PIPELINES  := $(TOOLS)/pipelines
 ETCD       := $(TOOLS)/etcd/etcd
-MOTO       := $(TOOLS)/moto
+TEST_TOOLS := $(TOOLS)/tests
 DEMO       := deploy/demo/search-ranker.endcap
 CARGO      ?= cargo
 ARGS       ?=
@@ -71,8 +71,8 @@ $(PIPELINES)/stamp: deploy/pipelines/requirements.txt deploy/pipelines/setup.sh
 	deploy/pipelines/setup.sh $(PIPELINES)
 	@touch $@
 
-$(MOTO)/stamp: tests/tools/moto/requirements.txt tests/tools/moto/setup.sh
-	tests/tools/moto/setup.sh $(MOTO)
+$(TEST_TOOLS)/stamp: tests/tools/requirements.txt tests/tools/setup.sh
+	tests/tools/setup.sh $(TEST_TOOLS)
 	@touch $@
 
 $(ETCD): deploy/etcd/fetch.sh
@@ -80,7 +80,7 @@ $(ETCD): deploy/etcd/fetch.sh
 	@touch -h $@
 
 .PHONY: setup-tests
-setup-tests: $(ORT) $(ETCD) $(PIPELINES)/stamp $(MOTO)/stamp ## Get everything that tests talk to
+setup-tests: $(ORT) $(ETCD) $(PIPELINES)/stamp $(TEST_TOOLS)/stamp ## Get everything that tests talk to
 
 .PHONY: test
 test: setup-tests ## Run every test
@@ -92,7 +92,8 @@ fmt: ## Format the code
 	$(CARGO) fmt --all
 
 .PHONY: lint
-lint: ## Check format, lints and documentation
+lint: $(TEST_TOOLS)/stamp ## Check format, lints, protos and documentation
+	$(TEST_TOOLS)/bin/buf lint proto
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet

@@ -4,11 +4,12 @@ use std::{error::Error, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "endcap/v1/quality.proto",
     "endcap/v1/recommend_service.proto",
     "endcap/v1/feature_service.proto",
     "endcap/v1/shard_service.proto",
+    "endcap/v1/gateway_service.proto",
     "endcap/v1/model_registry.proto",
 ];
 

@@ -123,6 +123,10 @@ async fn a_minute_without_etcd_changes_nothing_for_those_who_ask() {
     let status = fleet.registry("registry-1").unwrap().get_fleet(pb::GetFleetRequest {}).await.unwrap();
     let age = status.into_inner().snapshot_age_ms;
     assert!(age >= 55_000, "the registry says that what it knows is {age} ms old");
+    let gateway = endcap_tests::channel(&fleet.url("gateway-1")).unwrap();
+    let mut gateway = pb::gateway_service_client::GatewayServiceClient::new(gateway);
+    let routing = gateway.get_routing(pb::GetRoutingRequest {}).await.unwrap().into_inner();
+    assert!(routing.snapshot_age_ms >= 60_000 && routing.versions.len() == 1, "{routing:?}");
     fleet.etcd.resume().await;
     // Promotions work again.
     let mut client = fleet.registry("registry-2").unwrap();

@@ -150,6 +150,12 @@ impl RoutingSnapshot {
         self.models.get(model)?.aliases.get(&alias).copied()
     }
 
+    /// Every version that can be answered from, by model and version.
+    pub fn routable(&self) -> impl Iterator<Item = &Route> {
+        let placements = self.models.values().flat_map(|routes| routes.versions.values());
+        placements.filter(|placement| placement.missing.is_empty()).map(|placement| &*placement.route)
+    }
+
     /// Every ready replica of every version, routable or not.
     pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
         let placements = self.models.values().flat_map(|routes| routes.versions.values());

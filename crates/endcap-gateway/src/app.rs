@@ -6,7 +6,9 @@ use anyhow::Context as _;
 use endcap_bundle::BundleStore;
 use endcap_coordination::{Coordinator, Freshness, Mirror, MirrorOptions, Session};
 use endcap_fleet::{Keys, MemberRecord, Record as _};
-use endcap_proto::pb::recommend_service_server::RecommendServiceServer;
+use endcap_proto::pb::{
+    gateway_service_server::GatewayServiceServer, recommend_service_server::RecommendServiceServer,
+};
 use endcap_service::{GrpcServer, Readiness, client::Channels, task::Tasks};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +23,7 @@ use crate::{
     metrics,
     recommend::Recommend,
     replicas::{Load, probe},
+    routed::RoutedGrpc,
     routing::{Follower, Routes, Routing},
     scatter::Scatter,
 };
@@ -69,7 +72,7 @@ impl App {
         let (entries, freshness, driver) =
             Mirror::start(deps.coordinator, options).await.context("read the fleet")?;
         run(&tasks, "mirror", driver);
-        run(&tasks, "freshness", report(freshness));
+        run(&tasks, "freshness", report(freshness.clone()));
         let (channels, load, routing) =
             (Arc::<Channels>::default(), Arc::<Load>::default(), Routing::default());
         let follower = Follower {
@@ -78,16 +81,18 @@ impl App {
             routing: routing.clone(),
             tidy: tidy(Arc::clone(&channels), Arc::clone(&load)),
         };
-        let (first, routed) = oneshot::channel();
+        let (first, first_route) = oneshot::channel();
         run(&tasks, "routing", follower.run(entries, readiness.latch("routing snapshot"), first));
 
         metrics::register();
         let health = Arc::new(Remote { channels: Arc::clone(&channels) });
         run(&tasks, "probe", probe(Arc::clone(&load), health));
+        let routed = RoutedGrpc { routing: routing.clone(), freshness, load: Arc::clone(&load) };
+        let server = server.add_service(GatewayServiceServer::new(routed));
         let recommend = Arc::new(compose(config.recommend, channels, load, routing));
         let service = RecommendServiceServer::new(RecommendGrpc { recommend })
             .max_decoding_message_size(LARGEST_REQUEST);
-        Ok(Self { server: server.add_service(service), readiness, session, routed, tasks })
+        Ok(Self { server: server.add_service(service), readiness, session, routed: first_route, tasks })
     }
 
     pub fn local_addr(&self) -> SocketAddr {

@@ -20,6 +20,7 @@ mod ports;
 mod recommend;
 mod replicas;
 mod request;
+mod routed;
 mod routing;
 mod scatter;
 

@@ -129,6 +129,15 @@ impl Load {
         std::iter::from_fn(|| self.take(&mut replicas)).take(count).collect()
     }
 
+    /// Endpoints of the workers that are ejected, ascending.
+    pub(crate) fn ejected(&self) -> Vec<String> {
+        let peers = self.peers.lock();
+        let ejected = peers.iter().filter(|(_, peer)| peer.is_ejected());
+        let mut ejected: Vec<String> = ejected.map(|(endpoint, _)| endpoint.clone()).collect();
+        ejected.sort_unstable();
+        ejected
+    }
+
     /// Ejected workers whose health should be asked for, by endpoint.
     fn due(&self, now: Instant) -> Vec<(String, Arc<Peer>)> {
         let peers = self.peers.lock();

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use endcap_proto::pb::{
-    model_registry_client::ModelRegistryClient, recommend_service_client::RecommendServiceClient,
+    self, gateway_service_client::GatewayServiceClient, model_registry_client::ModelRegistryClient,
+    recommend_service_client::RecommendServiceClient,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -16,6 +17,13 @@ pub(crate) fn registry(url: &str) -> anyhow::Result<ModelRegistryClient<Channel>
 /// A gateway's client.
 pub(crate) fn gateway(url: &str) -> anyhow::Result<RecommendServiceClient<Channel>> {
     Ok(RecommendServiceClient::new(channel(url)?).max_decoding_message_size(MAX_MESSAGE))
+}
+
+/// What a gateway at `host:port` routes to.
+pub(crate) async fn routing(endpoint: &str) -> anyhow::Result<pb::GetRoutingResponse> {
+    let mut client = GatewayServiceClient::new(channel(&format!("http://{endpoint}"))?);
+    let request = with_deadline(pb::GetRoutingRequest {}, Duration::from_secs(1));
+    Ok(client.get_routing(request).await?.into_inner())
 }
 
 /// A page of 1,000 items with fields, or a long history.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use endcap_proto::pb;
+use futures::future::join_all;
 use serde_json::json;
 
 use crate::{
@@ -18,20 +19,27 @@ pub(crate) async fn run(global: &Global) -> anyhow::Result<()> {
         .await
         .map_err(|e| output::remote("status", &global.registry, &e))?
         .into_inner();
+    let gateways = fleet.members.iter().filter(|member| member.role == "gateway");
+    let asked = gateways
+        .map(async |gateway| Some((gateway.id.clone(), clients::routing(&gateway.endpoint).await.ok()?)));
+    let routing: Routing = join_all(asked).await.into_iter().flatten().collect();
     match global.output {
-        Output::Json => output::json(&as_json(&fleet)),
+        Output::Json => output::json(&as_json(&fleet, &routing)),
         Output::Table => {
-            tree(&fleet).iter().for_each(output::line);
+            tree(&fleet, &routing).iter().for_each(output::line);
             Ok(())
         }
     }
 }
 
+/// What the gateways that answer route to, by id.
+type Routing = BTreeMap<String, pb::GetRoutingResponse>;
+
 /// Replicas of one version: by shard, the worker and its state.
 type Shards<'a> = BTreeMap<u32, Vec<&'a pb::Replica>>;
 
 /// The tree's lines: models with versions, shards and replicas, then who takes part.
-pub(crate) fn tree(fleet: &pb::GetFleetResponse) -> Vec<String> {
+pub(crate) fn tree(fleet: &pb::GetFleetResponse, routing: &Routing) -> Vec<String> {
     let mut lines = Vec::new();
     if fleet.snapshot_age_ms > 0 {
         let age = std::time::Duration::from_millis(fleet.snapshot_age_ms);
@@ -71,13 +79,38 @@ pub(crate) fn tree(fleet: &pb::GetFleetResponse) -> Vec<String> {
         ));
     }
     for member in &fleet.members {
-        lines.push(format!("{} {} · {} · {}", member.role, member.id, member.endpoint, member.build));
+        let routes = match routing.get(&member.id) {
+            Some(routing) => routes_text(routing),
+            None if member.role == "gateway" => " · cannot be asked from here".to_owned(),
+            None => String::new(),
+        };
+        lines.push(format!("{} {} · {} · {}{routes}", member.role, member.id, member.endpoint, member.build));
     }
     for (rank, controller) in fleet.controllers.iter().enumerate() {
         let does = if rank == 0 { "controls" } else { "stands by" };
         lines.push(format!("registry {controller} · {does}"));
     }
     lines
+}
+
+/// ` · routes m 1, 2 · as known 3s ago · without w:1`
+fn routes_text(routing: &pb::GetRoutingResponse) -> String {
+    let mut models = BTreeMap::<&str, Vec<String>>::new();
+    for version in &routing.versions {
+        models.entry(&version.model).or_default().push(version.version.to_string());
+    }
+    let models = models.iter().map(|(model, versions)| format!("{model} {}", versions.join(", ")));
+    let models: Vec<String> = models.collect();
+    let mut text =
+        format!(" · routes {}", if models.is_empty() { "nothing".to_owned() } else { models.join("; ") });
+    if routing.snapshot_age_ms > 0 {
+        let age = std::time::Duration::from_millis(routing.snapshot_age_ms);
+        text.push_str(&format!(" · as known {} ago", output::age(age)));
+    }
+    if !routing.ejected.is_empty() {
+        text.push_str(&format!(" · without {}", routing.ejected.join(", ")));
+    }
+    text
 }
 
 fn version_line(version: &pb::ModelVersion) -> String {
@@ -120,7 +153,7 @@ fn replicas_text(replicas: &[&pb::Replica]) -> String {
     texts.join(", ")
 }
 
-fn as_json(fleet: &pb::GetFleetResponse) -> serde_json::Value {
+fn as_json(fleet: &pb::GetFleetResponse, routing: &Routing) -> serde_json::Value {
     json!({
         "models": fleet.models.iter().map(view::model_json).collect::<Vec<_>>(),
         "replicas": fleet.replicas.iter().map(|replica| json!({
@@ -136,6 +169,13 @@ fn as_json(fleet: &pb::GetFleetResponse) -> serde_json::Value {
         "snapshot_age_ms": fleet.snapshot_age_ms,
         "members": fleet.members.iter().map(|member| json!({
             "role": member.role, "id": member.id, "endpoint": member.endpoint, "build": member.build,
+            "routing": routing.get(&member.id).map(|routing| json!({
+                "snapshot_age_ms": routing.snapshot_age_ms,
+                "versions": routing.versions.iter().map(|version| json!({
+                    "model": version.model, "version": version.version, "digest": version.digest,
+                })).collect::<Vec<_>>(),
+                "ejected": routing.ejected,
+            })),
         })).collect::<Vec<_>>(),
     })
 }
@@ -177,10 +217,24 @@ mod tests {
                 replica(0, "w2", pb::ReplicaState::Loading),
                 replica(1, "w1", pb::ReplicaState::Ready),
             ],
+            members: ["g1", "g2"]
+                .map(|id| pb::Member {
+                    role: "gateway".into(),
+                    id: id.into(),
+                    endpoint: format!("{id}:9400"),
+                    build: "0.1.0".into(),
+                })
+                .into(),
             ..Default::default()
         };
+        let routed = |version| pb::RoutedVersion { model: "m".into(), version, ..Default::default() };
+        let routing = pb::GetRoutingResponse {
+            snapshot_age_ms: 5_000,
+            versions: vec![routed(1), routed(2)],
+            ejected: vec!["w:1".into()],
+        };
         assert_eq!(
-            tree(&fleet),
+            tree(&fleet, &[("g1".to_owned(), routing)].into()),
             [
                 "the coordinator cannot be reached: this is what was known 1m 23s ago",
                 "model m · no alias yet",
@@ -188,6 +242,8 @@ mod tests {
                 "└─ version 2 · validated · stable · 9 items in 2 shards · abababababab",
                 "   ├─ shard 0: w1 ready, w2 loading",
                 "   └─ shard 1: w1 ready",
+                "gateway g1 · g1:9400 · 0.1.0 · routes m 1, 2 · as known 5s ago · without w:1",
+                "gateway g2 · g2:9400 · 0.1.0 · cannot be asked from here",
                 "registry r2 · controls",
                 "registry r1 · stands by",
             ]

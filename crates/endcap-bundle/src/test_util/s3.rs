@@ -27,7 +27,7 @@ impl S3Server {
     /// Where it is not installed: `make setup-tests` does that.
     #[expect(clippy::unwrap_used, reason = "for tests, which fail by panicking")]
     pub fn start() -> Self {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/moto/bin/moto_server");
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/tests/bin/moto_server");
         assert!(program.exists(), "{} is missing: `make setup-tests` gets it", program.display());
         let mut process = Command::new(program)
             .args(["-H", "127.0.0.1", "-p", "0"])

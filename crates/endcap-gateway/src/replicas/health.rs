@@ -78,6 +78,10 @@ impl Peer {
         matches!(self.health.lock().ejected, None | Some(Ejected::HalfOpen))
     }
 
+    pub(super) fn is_ejected(&self) -> bool {
+        self.health.lock().ejected.is_some()
+    }
+
     /// Whether it is time to ask for its health.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         matches!(self.health.lock().ejected, Some(Ejected::Until(until)) if until <= now)
