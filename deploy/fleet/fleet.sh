@@ -60,7 +60,8 @@ start() {
 await() {
   local id=$1 url=$2 end=$((SECONDS + PATIENCE))
   until probe "$url"; do
-    is_up "$id" || { tail -n 20 "$DIR/logs/$id.log" >&2; fail "$id ended at its start; the whole log is $DIR/logs/$id.log"; }
+    # Not is_up: what was started just now may not have its own name yet.
+    kill -0 "$(pid_of "$id")" 2>/dev/null || { tail -n 20 "$DIR/logs/$id.log" >&2; fail "$id ended at its start; the whole log is $DIR/logs/$id.log"; }
     [ $SECONDS -lt $end ] || { tail -n 20 "$DIR/logs/$id.log" >&2; fail "$id was not ready after $PATIENCE s; the whole log is $DIR/logs/$id.log"; }
     sleep 0.1
   done
