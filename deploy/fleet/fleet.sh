@@ -161,7 +161,9 @@ down() {
     done
   done
   if [ "$KEEP" = 0 ]; then
-    rm -rf "$DIR"
+    # Its own things alone: DIR may be a folder that holds more.
+    rm -rf "$DIR/data" "$DIR/logs" "$DIR/pids" "$DIR/endcap.toml"
+    rmdir "$DIR" 2>/dev/null || true
     echo "the fleet is down, and its data are removed"
   else
     echo "the fleet is down; its data stay in $DIR/data (KEEP=0 removes them)"
