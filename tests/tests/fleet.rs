@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use endcap_bundle::{Bundle, test_util::TinyOptions};
+use endcap_bundle::{Bundle, BundleStore, test_util::TinyOptions};
 use endcap_proto::pb::{self, recommend_request::Target};
 use endcap_tests::{MODEL, TestFleet, eventually, query, timed, tiny};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_brings_back_versions_aliases_and_history() {
@@ -156,6 +158,48 @@ async fn pinned_versions_and_aliases_answer_side_by_side() {
         .unwrap();
     }
     fleet.fleet.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_is_registered_from_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut fleet = TestFleet::start(folder.path(), 1, &[]).await.unwrap();
+    // A file that the registry can read.
+    let packed = tiny(&variant("one"), 2).unwrap();
+    let uri = format!("file://{}", packed.folder.path().join("tiny.endcap").display());
+    let one = register_from(&mut fleet, &uri).await.unwrap();
+    assert!(!one.already_registered);
+    // A bundle that is in the store, but that no version is made of yet.
+    let packed = tiny(&variant("two"), 2).unwrap();
+    let bundle = Bundle::open(&packed.folder.path().join("bundle")).unwrap();
+    let store = folder.path().join("bundles").display().to_string();
+    BundleStore::folder(&store).unwrap().put(&bundle).await.unwrap();
+    let uri = format!("digest:{}", bundle.digest());
+    let two = register_from(&mut fleet, &uri).await.unwrap();
+    assert_eq!(two.version.unwrap().version, one.version.unwrap().version + 1);
+    assert!(register_from(&mut fleet, &uri).await.unwrap().already_registered);
+    for (uri, code, words) in [
+        ("file:///nowhere/x.endcap", Code::InvalidArgument, "/nowhere/x.endcap"),
+        ("ftp://shop/x.endcap", Code::InvalidArgument, "expected digest:<hex> or file:///path"),
+        ("digest:abc", Code::InvalidArgument, "uri"),
+        (&format!("digest:{}", "0".repeat(64)), Code::NotFound, "no bundle"),
+    ] {
+        let status = register_from(&mut fleet, uri).await.unwrap_err();
+        assert_eq!(status.code(), code, "{uri}: {status}");
+        let told = format!("{} {:?}", status.message(), status.get_details_bad_request());
+        assert!(told.contains(words), "{uri}: {told}");
+    }
+    let two = fleet.validate(2).await.map(|_| 2).unwrap();
+    fleet.promote(two).await.unwrap();
+    fleet.until_answering(two).await.unwrap();
+    fleet.fleet.stop().await.unwrap();
+}
+
+async fn register_from(fleet: &mut TestFleet, uri: &str) -> Result<pb::RegisterVersionResponse, Status> {
+    let header = pb::RegisterHeader { uri: uri.to_owned(), ..Default::default() };
+    let part = Some(pb::register_version_request::Part::Header(header));
+    let parts = futures::stream::iter([pb::RegisterVersionRequest { part }]);
+    Ok(fleet.registry.register_version(parts).await?.into_inner())
 }
 
 fn variant(name: &str) -> TinyOptions {
