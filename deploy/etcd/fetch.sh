@@ -34,4 +34,6 @@ fi
 for package in "$work"/*.deb; do dpkg-deb -x "$package" "$work/root"; done
 mv "$work/root/usr/bin/etcdctl" "$dest/etcdctl"
 mv "$work/root/usr/bin/etcd" "$dest/etcd"
-"$dest/etcd" --version | head -n 1
+# Not `| head`: etcd writes more than a line, and with pipefail its SIGPIPE would fail the script now and then.
+found=$("$dest/etcd" --version)
+echo "${found%%$'\n'*}"
