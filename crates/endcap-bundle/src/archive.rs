@@ -15,11 +15,9 @@ use crate::{
     assemble::Scratch,
     bundle::{compare, parse_manifest},
     digest::{self, CopyError},
-    manifest::MANIFEST,
+    manifest::{LARGEST_MANIFEST, MANIFEST},
 };
 
-/// A manifest is a page of JSON; anything near this is not one.
-const LARGEST_MANIFEST: u64 = 16 << 20;
 /// What [`unpack`] writes at most, whatever the manifest promises: more than any catalogue here, less than a disk.
 pub const MAX_BUNDLE_BYTES: u64 = 64 << 30;
 /// Padding that may follow the last file.

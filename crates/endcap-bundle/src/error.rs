@@ -182,6 +182,18 @@ pub enum BundleError {
         #[source]
         source: object_store::Error,
     },
+    #[error("there is no bucket {bucket:?} at {endpoint}; make it, or mend store.url and store.s3.endpoint")]
+    NoBucket { bucket: String, endpoint: String },
+    #[error(
+        "{endpoint:?} is not encrypted and on another machine; expected https:// in store.s3.endpoint, or store.s3.allow_http = true"
+    )]
+    PlainEndpoint { endpoint: String },
+    #[error(
+        "{file} of bundle {digest} is not in the store, but its bundle.json is; register the bundle again, which completes it"
+    )]
+    Hole { digest: Digest, file: String },
+    #[error("{} has been locked for too long by a process that evicts the bundle; end that process", path.display())]
+    CacheLocked { path: PathBuf },
     #[error("{url:?} names no bundle store; expected a folder's path, file:///… or s3://bucket/prefix")]
     StoreUrl { url: String },
     #[error("no bundle {digest} is in the store; register it first")]
@@ -196,10 +208,7 @@ pub enum BundleError {
 fn reason(error: &object_store::Error) -> &'static str {
     use object_store::Error;
     match error {
-        Error::Generic { source, .. } if source.to_string().contains("NoSuchBucket") => {
-            "there is no such bucket; see store.url"
-        }
-        Error::NotFound { .. } => "it is not there; does the bucket exist?",
+        Error::NotFound { .. } => "it is not there; see store.url",
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
             "the credentials are refused; see store.s3.access_key_id"
         }
@@ -236,7 +245,9 @@ impl Coded for BundleError {
                 ErrorCode::DataLoss
             }
             Self::NotInStore { .. } => ErrorCode::NotFound,
-            Self::Store { .. } => ErrorCode::Unavailable,
+            Self::Store { .. } | Self::NoBucket { .. } | Self::Hole { .. } | Self::CacheLocked { .. } => {
+                ErrorCode::Unavailable
+            }
             _ => ErrorCode::InvalidArgument,
         }
     }

@@ -101,6 +101,9 @@ pub fn shard_file(shard: ShardIndex, count: ShardCount) -> String {
     format!("items/shard-{shard:05}-of-{:05}.parquet", count.get())
 }
 
+/// A manifest is a page of JSON; anything near this is not one.
+pub(crate) const LARGEST_MANIFEST: u64 = 16 << 20;
+
 /// Names of the other files.
 pub(crate) const MANIFEST: &str = "bundle.json";
 pub(crate) const FEATURES: &str = "features.json";

@@ -2,34 +2,32 @@
 
 mod cache;
 mod download;
+mod partial;
 mod s3;
+mod upload;
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use bytes::Bytes;
 use endcap_types::Digest;
-use futures::TryStreamExt as _;
-use object_store::{
-    ObjectStore, ObjectStoreExt as _, buffered::BufWriter, local::LocalFileSystem, path::Path as ObjectPath,
-};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, path::Path as ObjectPath};
 
-use self::cache::Cache;
 pub(crate) use self::cache::InUse;
 pub use self::s3::S3Options;
+use self::{cache::Cache, s3::Bucket};
 use crate::{Bundle, BundleError, Parts, manifest::MANIFEST};
 
-/// Files go up in pieces of this size; one that fits a piece is a single request.
-const PIECE: usize = 8 << 20;
-
-/// Bundles by digest. `bundle.json` is written last and deleted first: a bundle without it does not exist.
+/// Bundles by digest. `bundle.json` is written last and deleted first: a bundle without it does not exist. What lies
+/// there without it is of an upload that goes on or was cut off, and the next one of the same bundle writes it again.
 #[derive(Debug, Clone)]
 pub struct BundleStore {
     objects: Arc<dyn ObjectStore>,
     place: Place,
+    /// Of a store in S3.
+    bucket: Option<Bucket>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,11 +53,13 @@ impl BundleStore {
     /// Opens a store. A folder is made if need be; a remote store is not talked to yet.
     ///
     /// # Errors
-    /// [`BundleError::StoreUrl`], and [`BundleError::Store`] for options that cannot be right.
+    /// [`BundleError::StoreUrl`], [`BundleError::PlainEndpoint`], and [`BundleError::Store`] for options that cannot be
+    /// right.
     pub fn open(options: &StoreOptions) -> Result<Self, BundleError> {
         if options.url.starts_with("s3://") {
-            let objects = s3::open(&options.url, &options.s3)?;
-            return Ok(Self::remote(objects, &options.cache, options.cache_max_bytes));
+            let (objects, bucket) = s3::open(&options.url, &options.s3)?;
+            let store = Self::remote(objects, &options.cache, options.cache_max_bytes);
+            return Ok(Self { bucket: Some(bucket), ..store });
         }
         Self::folder(&options.url)
     }
@@ -79,127 +79,102 @@ impl BundleStore {
             source,
         })?;
         let objects = objects.with_fsync(true).with_automatic_cleanup(true);
-        Ok(Self { objects: Arc::new(objects), place: Place::Local(folder) })
+        Ok(Self { objects: Arc::new(objects), place: Place::Local(folder), bucket: None })
     }
 
     /// A store that is not a folder of this machine. `cache` is where fetched bundles are kept, at most so many bytes.
     pub fn remote(objects: Arc<dyn ObjectStore>, cache: &Path, cache_max_bytes: u64) -> Self {
-        Self { objects, place: Place::Remote(Cache::new(cache, cache_max_bytes)) }
+        Self { objects, place: Place::Remote(Cache::new(cache, cache_max_bytes)), bucket: None }
     }
 
     pub(crate) fn objects(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.objects)
     }
 
-    /// Stores a bundle under its digest. Idempotent. After a failure nothing of it is left.
+    /// A local bundle whose manifest and named parts have been verified. A remote store is asked only for what is not
+    /// whole in the cache: what is there can be opened while the store is gone.
     ///
     /// # Errors
-    /// Those of [`Bundle::verify`] when the folder is not what its manifest says, [`BundleError::Io`] and
-    /// [`BundleError::Store`].
-    pub async fn put(&self, bundle: &Bundle) -> Result<(), BundleError> {
-        if self.contains(bundle.digest()).await? {
-            return Ok(());
-        }
-        let whole = bundle.clone();
-        blocking(move || whole.verify(&Parts::All)).await?;
-        let stored = self.put_files(bundle).await;
-        // Unless somebody else has stored the same bundle meanwhile: then its files are theirs.
-        if stored.is_err() && !self.contains(bundle.digest()).await.unwrap_or(true) {
-            let cleaned = self.delete(bundle.digest()).await;
-            if let Err(error) = cleaned {
-                tracing::warn!(digest = %bundle.digest(), %error, "parts of a bundle that failed to store remain");
-            }
-        }
-        stored
-    }
-
-    async fn put_files(&self, bundle: &Bundle) -> Result<(), BundleError> {
-        let files = bundle.manifest().files.keys().map(String::as_str).chain([MANIFEST]);
-        for file in files {
-            self.put_file(&bundle.path(file), object_path(bundle.digest(), file)).await?;
-        }
-        Ok(())
-    }
-
-    async fn put_file(&self, path: &Path, object: ObjectPath) -> Result<(), BundleError> {
-        let what = object.to_string();
-        let failed = |source| BundleError::Store { action: "write", what: what.clone(), source };
-        let broken = |error: std::io::Error| {
-            failed(object_store::Error::Generic { store: "bundles", source: error.into() })
-        };
-        let mut file = tokio::fs::File::open(path).await.map_err(BundleError::io("open", path))?;
-        let mut writer = BufWriter::with_capacity(Arc::clone(&self.objects), object, PIECE);
-        loop {
-            let mut piece = Vec::with_capacity(PIECE);
-            let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece).await;
-            let wrote = match read {
-                Ok(0) => return writer.shutdown().await.map_err(broken),
-                Ok(_) => writer.put(Bytes::from(piece)).await.map_err(failed),
-                Err(error) => Err(BundleError::io("read", path)(error)),
-            };
-            if let Err(error) = wrote {
-                // The error that is told is the first; what stays of the upload, the store forgets by itself.
-                let _ = writer.abort().await;
-                return Err(error);
-            }
-        }
-    }
-
-    /// A local bundle whose manifest and named parts have been verified.
+    /// [`BundleError::NotInStore`], those of [`Bundle::verify`], [`BundleError::NoBucket`] and [`BundleError::Store`].
     pub async fn fetch(&self, digest: Digest, parts: Parts) -> Result<Bundle, BundleError> {
-        if !self.contains(digest).await? {
-            return Err(BundleError::NotInStore { digest });
+        match &self.place {
+            Place::Remote(cache) => self.cached(cache, digest, &parts).await,
+            Place::Local(folder) => {
+                if !self.contains(digest).await? {
+                    return Err(BundleError::NotInStore { digest });
+                }
+                let folder = folder.join(digest.to_hex());
+                blocking(move || {
+                    let bundle = Bundle::open(&folder)?;
+                    if bundle.digest() != digest {
+                        let (file, found) = (MANIFEST.to_owned(), bundle.digest());
+                        return Err(BundleError::DigestMismatch { file, expected: digest, found });
+                    }
+                    bundle.verify(&parts)?;
+                    Ok(bundle)
+                })
+                .await
+            }
         }
-        let bundle = match &self.place {
-            Place::Local(folder) => Bundle::open(&folder.join(digest.to_hex()))?,
-            Place::Remote(cache) => {
-                let (bundle, in_use) = self.download(cache, digest, &parts).await?;
-                bundle.kept_by(in_use)
-            }
-        };
-        blocking(move || {
-            if bundle.digest() != digest {
-                let (file, found) = (MANIFEST.to_owned(), bundle.digest());
-                return Err(BundleError::DigestMismatch { file, expected: digest, found });
-            }
-            bundle.verify(&parts)?;
-            Ok(bundle)
-        })
-        .await
     }
 
+    /// Whether there is such a bundle: whether its `bundle.json` is there.
     pub async fn contains(&self, digest: Digest) -> Result<bool, BundleError> {
         let object = object_path(digest, MANIFEST);
         match self.objects.head(&object).await {
             Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(source) => Err(BundleError::Store { action: "look for", what: object.to_string(), source }),
+            Err(object_store::Error::NotFound { .. }) => self.bucket_exists().await.map(|()| false),
+            Err(source) => Err(self.failed("look for", &object)(source)),
         }
     }
 
-    /// Removes a bundle. Idempotent.
+    /// To a question for one object, a bucket that is not there and one that is empty answer the same.
+    async fn bucket_exists(&self) -> Result<(), BundleError> {
+        if self.bucket.is_none() {
+            return Ok(());
+        }
+        match self.objects.list(None).next().await {
+            Some(Err(source)) if s3::is_no_bucket(&source) => {
+                Err(self.failed("list", &"its objects")(source))
+            }
+            // Whoever may not list may fetch all the same.
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a bundle. Idempotent. Whoever stores the same at the same time may have to do it again.
     pub async fn delete(&self, digest: Digest) -> Result<(), BundleError> {
-        let failed = |source| BundleError::Store { action: "delete", what: digest.to_hex(), source };
-        let mut objects: Vec<ObjectPath> = self
-            .objects
-            .list(Some(&ObjectPath::from(digest.to_hex())))
-            .map_ok(|meta| meta.location)
-            .try_collect()
-            .await
-            .map_err(failed)?;
+        let folder = ObjectPath::from(digest.to_hex());
+        let found = self.objects.list(Some(&folder)).map_ok(|meta| meta.location).try_collect().await;
+        let mut objects: Vec<ObjectPath> = found.map_err(self.failed("delete", &folder))?;
         // The manifest first: from then on there is no such bundle.
         objects.sort_by_key(|object| object.filename() != Some(MANIFEST));
         for object in objects {
             match self.objects.delete(&object).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(source) => return Err(failed(source)),
+                Err(source) => return Err(self.failed("delete", &object)(source)),
             }
         }
         Ok(())
     }
+
+    /// What a failure of the store means to whoever runs it.
+    fn failed(
+        &self,
+        action: &'static str,
+        what: &impl ToString,
+    ) -> impl Fn(object_store::Error) -> BundleError + 'static {
+        let (what, bucket) = (what.to_string(), self.bucket.clone());
+        move |source| match &bucket {
+            Some(Bucket { name, endpoint }) if s3::is_no_bucket(&source) => {
+                BundleError::NoBucket { bucket: name.clone(), endpoint: endpoint.clone() }
+            }
+            _ => BundleError::Store { action, what: what.clone(), source },
+        }
+    }
 }
 
-/// Runs work that reads and hashes files where it holds up nobody.
+/// Runs work that reads, hashes and writes files where it holds up nobody.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BundleError> + Send + 'static,
 ) -> Result<T, BundleError> {

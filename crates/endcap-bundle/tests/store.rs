@@ -188,17 +188,48 @@ async fn a_bundle_that_is_not_what_it_says_is_not_stored() {
 }
 
 #[tokio::test]
-async fn a_store_that_fails_half_way_keeps_nothing() {
+async fn an_upload_that_fails_leaves_no_bundle_and_takes_nothing_from_others() {
     let setting = Setting::new(false);
-    // A file where the store needs a folder: the items cannot be written, what comes before them can.
+    // Another registry is storing the same; a file where the store needs a folder fails this one half way.
     let root = setting.path("store").join(setting.bundle.digest().to_hex());
     fs::create_dir_all(&root).unwrap();
+    fs::copy(setting.bundle.path("tokenizer.json"), root.join("tokenizer.json")).unwrap();
     fs::write(root.join("items"), "in the way").unwrap();
     let error = setting.store.put(&setting.bundle).await.unwrap_err();
     assert!(matches!(error, BundleError::Store { .. }), "{error}");
     assert_eq!(error.code(), ErrorCode::Unavailable);
-    assert_eq!(files_under(&setting.path("store")), [""; 0]);
+    assert!(!setting.store.contains(setting.bundle.digest()).await.unwrap());
+    assert!(root.join("tokenizer.json").exists(), "another's file was taken");
+    fs::remove_file(root.join("items")).unwrap();
     setting.store.put(&setting.bundle).await.unwrap();
+    setting.store.fetch(setting.bundle.digest(), Parts::All).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bundle_with_holes_is_completed_by_storing_it_again() {
+    let setting = Setting::new(false);
+    setting.store.put(&setting.bundle).await.unwrap();
+    let root = setting.path("store").join(setting.bundle.digest().to_hex());
+    for hole in ["ranker.onnx", "items/shard-00001-of-00002.parquet"] {
+        fs::remove_file(root.join(hole)).unwrap();
+        fs::write(root.join("popular.json"), "cut").unwrap();
+        setting.store.fetch(setting.bundle.digest(), Parts::All).await.unwrap_err();
+        setting.store.put(&setting.bundle).await.unwrap();
+        setting.store.fetch(setting.bundle.digest(), Parts::All).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_registries_that_share_a_folder_store_one_bundle_at_once() {
+    let setting = Setting::new(false);
+    let url = setting.path("store");
+    let stores = [1, 2, 3, 4].map(|_| BundleStore::folder(url.to_str().unwrap()).unwrap());
+    for stored in futures::future::join_all(stores.iter().map(|store| store.put(&setting.bundle))).await {
+        stored.unwrap();
+    }
+    setting.store.fetch(setting.bundle.digest(), Parts::All).await.unwrap();
+    let expected = setting.bundle.manifest().files.len() + 1;
+    assert_eq!(files_under(&url).len(), expected, "temporary files remain");
 }
 
 #[test]

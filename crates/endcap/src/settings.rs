@@ -86,7 +86,7 @@ impl Coordination {
 }
 
 fn store(settings: &mut Settings) -> Option<StoreOptions> {
-    let url = settings.read("store.url");
+    let url = settings.read::<String>("store.url");
     let cache = settings.read("store.cache_dir");
     let cache_max_bytes = settings.read::<ByteSize>("store.cache_max_bytes");
     let endpoint = settings.read::<String>("store.s3.endpoint");
@@ -101,12 +101,27 @@ fn store(settings: &mut Settings) -> Option<StoreOptions> {
     {
         settings.reject("store.s3.secret_access_key", "set together with access_key_id, or not at all");
     }
+    let token = settings.read::<Secret>("store.s3.session_token");
+    if let (Some(key), Some(token)) = (&key, &token)
+        && key.is_empty()
+        && !token.expose().is_empty()
+    {
+        settings.reject("store.s3.session_token", "set together with access_key_id, or not at all");
+    }
+    let allow_http = settings.read("store.s3.allow_http");
     let s3 = S3Options {
         endpoint: endpoint?,
         region: region?,
         access_key_id: key?,
         secret_access_key: secret?.expose().to_owned(),
+        session_token: token?.expose().to_owned(),
+        allow_http: allow_http?,
+        environment: std::env::vars().filter(|(name, _)| name.starts_with("AWS_")).collect(),
     };
+    let used = url.as_ref().is_some_and(|url: &String| url.starts_with("s3://"));
+    if used && s3.refused_endpoint().is_some() {
+        settings.reject("store.s3.endpoint", "https://, or store.s3.allow_http = true beside it");
+    }
     Some(StoreOptions { url: url?, cache: cache?, cache_max_bytes: cache_max_bytes?.0, s3 })
 }
 

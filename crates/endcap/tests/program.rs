@@ -163,6 +163,21 @@ fn wrong_settings_are_listed_at_once_and_exit_64() {
 }
 
 #[test]
+fn a_store_that_is_not_encrypted_is_allowed_by_name_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let check = |set: &[&str]| {
+        let set = set.iter().flat_map(|setting| ["--set", setting]);
+        endcap(home.path()).args(["registry", "--check-config"]).args(set).output().unwrap()
+    };
+    let (bucket, plain) = ("store.url=s3://bucket", "store.s3.endpoint=http://minio:9000");
+    let refused = check(&[bucket, plain]);
+    let (_, stderr) = text(&refused);
+    assert_eq!(refused.status.code(), Some(64), "{stderr}");
+    assert!(stderr.contains("store.s3.endpoint") && stderr.contains("store.s3.allow_http"), "{stderr}");
+    assert!(check(&[bucket, plain, "store.s3.allow_http=true"]).status.success());
+}
+
+#[test]
 fn the_shipped_settings_are_valid_for_every_role() {
     let home = tempfile::tempdir().unwrap();
     for role in ["gateway", "worker", "registry", "feature-cache"] {

@@ -2,18 +2,27 @@
 //!
 //! Several processes may share the folder. Whoever uses a bundle holds a shared lock of `<digest>.lock`, and only who
 //! gets it alone may evict; whoever downloads a file holds a lock of its `.partial`, and the others wait for it.
+//! Locks end with their process, and nobody waits for one for ever.
 
 use std::{
-    fs::File,
-    io::{Read as _, Seek as _, SeekFrom},
-    os::unix::fs::MetadataExt as _,
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use endcap_types::Digest;
+use tokio::time::Instant;
 
+use super::{
+    blocking,
+    partial::{FIRST_PAUSE, LONGEST_PAUSE},
+};
 use crate::BundleError;
+
+/// An eviction holds its lock for as long as a rename takes; longer, and its process is frozen.
+const EVICTION: Duration = Duration::from_secs(10);
+/// Folders of what is being evicted.
+const EVICTED: &str = "evicted-";
 
 /// The folder and how large it may grow.
 #[derive(Debug, Clone)]
@@ -45,18 +54,39 @@ impl Cache {
     }
 
     /// Keeps a bundle from being evicted, and notes that it was used now.
-    pub(super) fn hold(&self, digest: Digest) -> Result<InUse, BundleError> {
+    pub(super) async fn hold(&self, digest: Digest) -> Result<InUse, BundleError> {
+        let (mut pause, deadline) = (FIRST_PAUSE, Instant::now() + EVICTION);
+        loop {
+            let cache = self.clone();
+            if let Some(in_use) = blocking(move || cache.try_hold(digest)).await? {
+                return Ok(in_use);
+            }
+            if Instant::now() >= deadline {
+                return Err(BundleError::CacheLocked { path: self.lock_path(digest) });
+            }
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    /// Nothing while it is being evicted.
+    fn try_hold(&self, digest: Digest) -> Result<Option<InUse>, BundleError> {
         std::fs::create_dir_all(&self.folder).map_err(BundleError::io("create", &self.folder))?;
         let path = self.lock_path(digest);
         let lock = File::options().create(true).append(true).open(&path);
         let lock = lock.map_err(BundleError::io("open", &path))?;
-        lock.lock_shared().map_err(BundleError::io("lock", &path))?;
+        match lock.try_lock_shared() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(BundleError::io("lock", &path)(error)),
+        }
         lock.set_modified(SystemTime::now()).map_err(BundleError::io("touch", &path))?;
-        Ok(InUse { _lock: lock })
+        Ok(Some(InUse { _lock: lock }))
     }
 
     /// Evicts what was not used for longest until `needed` bytes more fit, or everything that is left is in use.
     pub(super) fn make_room(&self, needed: u64, keep: Digest) {
+        self.sweep();
         let mut residents = self.residents();
         let mut held: u64 = residents.iter().map(|resident| resident.bytes).sum();
         residents.sort_by_key(|resident| resident.used);
@@ -77,10 +107,25 @@ impl Cache {
 
     /// `false` when somebody uses it.
     fn evict(&self, digest: Digest) -> bool {
+        let Ok(away) = tempfile::Builder::new().prefix(EVICTED).tempdir_in(&self.folder) else {
+            return false;
+        };
         let lock = File::options().create(true).append(true).open(self.lock_path(digest));
         let Ok(lock) = lock else { return false };
-        // The lock file stays: whoever waits for it must not be left with one that is gone.
-        lock.try_lock().is_ok() && std::fs::remove_dir_all(self.bundle(digest)).is_ok()
+        // Out of the way first: removing may take long, and who wants the bundle again waits for the lock. The lock file
+        // stays: whoever waits for it must not be left with one that is gone.
+        let moved = lock.try_lock().is_ok()
+            && std::fs::rename(self.bundle(digest), away.path().join("bundle")).is_ok();
+        drop(lock);
+        moved
+    }
+
+    /// Removes what processes that were killed while they evicted have left.
+    fn sweep(&self) {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for left in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(EVICTED)) {
+            let _gone = std::fs::remove_dir_all(left.path());
+        }
     }
 
     fn residents(&self) -> Vec<Resident> {
@@ -107,66 +152,4 @@ fn bytes_below(folder: &Path) -> u64 {
         Err(_) => 0,
     };
     entries.flatten().map(bytes).sum()
-}
-
-/// A file on its way, which nobody else writes.
-#[derive(Debug)]
-pub(super) struct Partial {
-    path: PathBuf,
-    file: File,
-}
-
-impl Partial {
-    /// Waits until nobody else downloads the file.
-    pub(super) fn open(target: &Path) -> Result<Self, BundleError> {
-        let mut name = target.as_os_str().to_owned();
-        name.push(".partial");
-        let path = PathBuf::from(name);
-        let parent = path.parent().unwrap_or(&path);
-        std::fs::create_dir_all(parent).map_err(BundleError::io("create", parent))?;
-        loop {
-            let file = File::options().create(true).read(true).append(true).open(&path);
-            let file = file.map_err(BundleError::io("open", &path))?;
-            file.lock().map_err(BundleError::io("lock", &path))?;
-            // Whoever held it may have finished: then this is the finished file, and no longer at this path.
-            let mine = file.metadata().map_err(BundleError::io("look at", &path))?.ino();
-            if std::fs::metadata(&path).is_ok_and(|there| there.ino() == mine) {
-                return Ok(Self { path, file });
-            }
-        }
-    }
-
-    /// Feeds what is there already to `digest`, and tells how much that is.
-    pub(super) fn replay(&mut self, mut digest: impl FnMut(&[u8])) -> Result<u64, BundleError> {
-        let read = |error| BundleError::io("read", &self.path)(error);
-        self.file.seek(SeekFrom::Start(0)).map_err(read)?;
-        let (mut buffer, mut length) = (vec![0; 256 << 10], 0);
-        loop {
-            match self.file.read(&mut buffer).map_err(read)? {
-                0 => return Ok(length),
-                count => {
-                    digest(&buffer[..count]);
-                    length += count as u64;
-                }
-            }
-        }
-    }
-
-    pub(super) fn append(&mut self, piece: &[u8]) -> Result<(), BundleError> {
-        std::io::Write::write_all(&mut self.file, piece).map_err(BundleError::io("write", &self.path))
-    }
-
-    pub(super) fn clear(&mut self) -> Result<(), BundleError> {
-        self.file.set_len(0).map_err(BundleError::io("empty", &self.path))
-    }
-
-    /// Gives the file its name.
-    pub(super) fn finish(self, target: &Path) -> Result<(), BundleError> {
-        self.file.sync_all().map_err(BundleError::io("write", &self.path))?;
-        std::fs::rename(&self.path, target).map_err(BundleError::io("rename to", target))
-    }
-
-    pub(super) fn discard(self) {
-        let _gone = std::fs::remove_file(&self.path);
-    }
 }

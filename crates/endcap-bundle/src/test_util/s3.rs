@@ -72,6 +72,7 @@ pub fn options(address: &str) -> S3Options {
         region: "us-east-1".to_owned(),
         access_key_id: "key".to_owned(),
         secret_access_key: "hunter2".to_owned(),
+        ..S3Options::default()
     }
 }
 

@@ -1,14 +1,11 @@
 //! The store on a real S3 server.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+mod settings;
+mod waiting;
+mod wire;
+
+use std::{path::Path, time::Duration};
 
 use endcap_bundle::{
     Bundle, BundleStore, Parts, StoreOptions,
@@ -19,12 +16,29 @@ use endcap_bundle::{
     },
 };
 use endcap_types::{Coded as _, ErrorCode, ShardCount};
-use object_store::{ObjectStoreExt as _, aws::AmazonS3Builder};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    sync::Notify,
+use object_store::{
+    ObjectStoreExt as _,
+    aws::{AmazonS3, AmazonS3Builder},
+    path::Path as ObjectPath,
 };
+
+use crate::wire::{Limits, NONE, Wire};
+
+/// The bucket itself, past the store.
+fn bucket(server: &S3Server) -> AmazonS3 {
+    AmazonS3Builder::new()
+        .with_endpoint(format!("http://{}", server.address))
+        .with_allow_http(true)
+        .with_bucket_name(BUCKET)
+        .with_access_key_id("key")
+        .with_secret_access_key("hunter2")
+        .build()
+        .unwrap()
+}
+
+fn object(bundle: &Bundle, file: &str) -> ObjectPath {
+    format!("fleet/one/{}/{file}", bundle.digest()).into()
+}
 
 const SHARD: Parts = Parts::Shards(Vec::new());
 
@@ -58,50 +72,6 @@ async fn a_bundle_goes_up_comes_down_and_is_deleted() {
     assert_eq!(journal.read("1/a.json").await.unwrap(), "first");
 }
 
-/// Passes bytes on and counts those that come back; stops, still connected, after so many.
-struct Wire {
-    address: String,
-    served: Arc<AtomicU64>,
-    stalled: Arc<Notify>,
-}
-
-impl Wire {
-    #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
-    async fn to(server: &str, stop_after: u64) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (served, stalled) = (Arc::<AtomicU64>::default(), Arc::<Notify>::default());
-        let (server, count, notify) = (server.to_owned(), Arc::clone(&served), Arc::clone(&stalled));
-        tokio::spawn(async move {
-            while let Ok((from, _)) = listener.accept().await {
-                let to = TcpStream::connect(&server).await.unwrap();
-                tokio::spawn(pass(from, to, stop_after, Arc::clone(&count), Arc::clone(&notify)));
-            }
-        });
-        Self { address, served, stalled }
-    }
-
-    fn served(&self) -> u64 {
-        self.served.load(Ordering::Relaxed)
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
-async fn pass(from: TcpStream, to: TcpStream, stop_after: u64, served: Arc<AtomicU64>, stalled: Arc<Notify>) {
-    let ((mut asking, mut back), (mut answering, mut on)) = (from.into_split(), to.into_split());
-    tokio::spawn(async move { tokio::io::copy(&mut asking, &mut on).await });
-    let mut buffer = vec![0; 8 << 10];
-    while let Ok(count @ 1..) = answering.read(&mut buffer).await {
-        if served.fetch_add(count as u64, Ordering::Relaxed) >= stop_after {
-            stalled.notify_one();
-            std::future::pending::<()>().await;
-        }
-        if back.write_all(&buffer[..count]).await.is_err() {
-            return;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_download_that_was_cut_off_is_taken_up_where_it_was() {
     let (server, folder) = (S3Server::start(), tempfile::tempdir().unwrap());
@@ -112,12 +82,12 @@ async fn a_download_that_was_cut_off_is_taken_up_where_it_was() {
     assert!(whole > 256 << 10, "{whole} bytes are too few to cut");
 
     // The process that downloads ends in the middle of it.
-    let first = Wire::to(&server.address, whole / 2).await;
+    let first = Wire::to(&server.address, Limits { served: whole / 2, ..NONE }).await;
     let store = store_at(&first.address, &cache, u64::MAX);
     let folder = cache.join(bundle.digest().to_hex());
     let partial = folder.join("items/shard-00000-of-00001.parquet.partial");
     let received = async {
-        first.stalled.notified().await;
+        first.stalled().await;
         while std::fs::metadata(&partial).map_or(0, |partial| partial.len()) < whole / 3 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -127,7 +97,7 @@ async fn a_download_that_was_cut_off_is_taken_up_where_it_was() {
         () = received => {}
     }
     drop(store);
-    let second = Wire::to(&server.address, u64::MAX).await;
+    let second = Wire::to(&server.address, NONE).await;
     let fetched =
         store_at(&second.address, &cache, u64::MAX).fetch(bundle.digest(), Parts::All).await.unwrap();
     fetched.verify(&Parts::All).unwrap();
@@ -157,17 +127,9 @@ async fn what_is_damaged_in_the_store_is_data_loss_and_gets_no_name() {
     let bundle = bundle(folder.path(), "a", 50);
     let store = store_at(&server.address, &cache, u64::MAX);
     store.put(&bundle).await.unwrap();
-    // Somebody writes to the bucket past the store.
-    let bucket = AmazonS3Builder::new()
-        .with_endpoint(format!("http://{}", server.address))
-        .with_allow_http(true)
-        .with_bucket_name(BUCKET)
-        .with_access_key_id("key")
-        .with_secret_access_key("hunter2")
-        .build()
-        .unwrap();
-    let object = format!("fleet/one/{}/ranker.onnx", bundle.digest());
-    bucket.put(&object.into(), "wrong".into()).await.unwrap();
+    let size = bundle.manifest().files["ranker.onnx"].size;
+    let wrong = vec![0; usize::try_from(size).unwrap()];
+    bucket(&server).put(&object(&bundle, "ranker.onnx"), wrong.into()).await.unwrap();
 
     let error = store.fetch(bundle.digest(), SHARD).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::DataLoss);
@@ -204,26 +166,104 @@ async fn the_cache_lets_go_of_what_was_used_longest_ago_but_not_of_what_is_in_us
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mistakes_in_the_settings_are_told_apart() {
+async fn what_the_cache_has_whole_is_opened_without_the_store() {
     let (server, folder) = (S3Server::start(), tempfile::tempdir().unwrap());
     let bundle = bundle(folder.path(), "a", 50);
-    let options = |url: &str, address: &str| StoreOptions {
-        url: url.to_owned(),
-        cache: folder.path().join("cache"),
-        cache_max_bytes: u64::MAX,
-        s3: options(address),
-    };
-    let missing = BundleStore::open(&options("s3://nowhere/x", &server.address)).unwrap();
-    let error = missing.put(&bundle).await.unwrap_err();
-    assert!(error.to_string().contains("no such bucket"), "{error}");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let gone = BundleStore::open(&options(&format!("s3://{BUCKET}"), &free)).unwrap();
-    let error = gone.contains(bundle.digest()).await.unwrap_err();
-    assert_eq!(error.code(), ErrorCode::Unavailable);
-    assert!(error.to_string().contains("store.s3.endpoint"), "{error}");
-    for url in ["s3://", "s3:///prefix", "gs://bucket", ""] {
-        let error = BundleStore::open(&options(url, &server.address)).unwrap_err();
-        assert!(error.to_string().contains("s3://bucket/prefix"), "{url}: {error}");
+    let wire = Wire::to(&server.address, NONE).await;
+    let cache = folder.path().join("cache");
+    let store = store_at(&wire.address, &cache, u64::MAX);
+    store.put(&bundle).await.unwrap();
+    store.fetch(bundle.digest(), Parts::All).await.unwrap();
+    let asked = wire.asked();
+    for parts in [Parts::All, SHARD, Parts::Gateway] {
+        store.fetch(bundle.digest(), parts).await.unwrap();
     }
-    assert!(!format!("{:?}", options("s3://b", "h:1")).contains("hunter2"));
+    assert_eq!(wire.asked(), asked, "the store was asked for what is here");
+
+    // And while it is gone; what is not whole is not opened.
+    drop(server);
+    store.fetch(bundle.digest(), Parts::All).await.unwrap();
+    std::fs::write(cache.join(bundle.digest().to_hex()).join("ranker.onnx"), "damaged").unwrap();
+    store.fetch(bundle.digest(), Parts::Gateway).await.unwrap();
+    let error = store.fetch(bundle.digest(), Parts::All).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Unavailable, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_the_wrong_size_is_refused_unread() {
+    let (server, folder) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let bundle = bundle(folder.path(), "a", 50);
+    let wire = Wire::to(&server.address, NONE).await;
+    let store = store_at(&wire.address, &folder.path().join("cache"), u64::MAX);
+    store.put(&bundle).await.unwrap();
+    for (file, expected) in
+        [("ranker.onnx", "ranker.onnx is damaged: expected"), ("bundle.json", "the limit")]
+    {
+        let wrong = vec![b' '; 32 << 20];
+        bucket(&server).put(&object(&bundle, file), wrong.into()).await.unwrap();
+        let before = wire.served();
+        let error = store.fetch(bundle.digest(), SHARD).await.unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        let came = wire.served() - before;
+        assert!(came < 16 << 20, "{came} bytes of {file} came");
+        let _gone = std::fs::remove_dir_all(folder.path().join("cache"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_fails_leaves_what_another_has_stored() {
+    let (server, folder) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let bundle = bundle(folder.path(), "large", 2_000);
+    // Another upload of it is on its way: everything but the last file is there.
+    let files: Vec<String> = bundle.manifest().files.keys().cloned().collect();
+    for file in &files {
+        let bytes = std::fs::read(bundle.path(file)).unwrap();
+        bucket(&server).put(&object(&bundle, file), bytes.into()).await.unwrap();
+    }
+    // This one breaks off in the middle.
+    let wire = Wire::to(&server.address, Limits { asked: 32 << 10, ..NONE }).await;
+    let store = store_at(&wire.address, &folder.path().join("cache"), u64::MAX);
+    let put = store.put(&bundle);
+    let break_off = async {
+        wire.stalled().await;
+        std::fs::rename(bundle.path("ranker.onnx"), folder.path().join("kept")).unwrap();
+        wire.resume();
+    };
+    let (failed, ()) = tokio::join!(put, break_off);
+    assert!(failed.unwrap_err().to_string().contains("ranker.onnx"));
+    for file in &files {
+        bucket(&server).head(&object(&bundle, file)).await.unwrap();
+    }
+    assert!(!store.contains(bundle.digest()).await.unwrap());
+    // The other one ends well.
+    let manifest = std::fs::read(bundle.path("bundle.json")).unwrap();
+    bucket(&server).put(&object(&bundle, "bundle.json"), manifest.into()).await.unwrap();
+    store.fetch(bundle.digest(), Parts::All).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_of_one_bundle_at_once_all_succeed() {
+    let (server, folder) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let bundle = bundle(folder.path(), "a", 50);
+    let stores = [1, 2, 3].map(|at| store_at(&server.address, &folder.path().join(at.to_string()), u64::MAX));
+    let puts = stores.iter().map(|store| store.put(&bundle));
+    for done in futures::future::join_all(puts).await {
+        done.unwrap();
+    }
+    stores[0].fetch(bundle.digest(), Parts::All).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_with_holes_is_completed_by_storing_it_again() {
+    let (server, folder) = (S3Server::start(), tempfile::tempdir().unwrap());
+    let bundle = bundle(folder.path(), "a", 50);
+    let store = store_at(&server.address, &folder.path().join("cache"), u64::MAX);
+    store.put(&bundle).await.unwrap();
+    bucket(&server).delete(&object(&bundle, "ranker.onnx")).await.unwrap();
+    bucket(&server).put(&object(&bundle, "popular.json"), "short".into()).await.unwrap();
+    let error = store.fetch(bundle.digest(), SHARD).await.unwrap_err();
+    assert!(error.to_string().contains("register the bundle again"), "{error}");
+    assert_eq!(error.code(), ErrorCode::Unavailable);
+    store.put(&bundle).await.unwrap();
+    store.fetch(bundle.digest(), Parts::All).await.unwrap();
 }
