@@ -4,6 +4,7 @@
 //! [`EmbeddedCoordinator`] for a fleet in one. [`Session`], [`Mirror`] and [`campaign`] need the port alone, so they work the same over any implementation. This crate is *not*
 //! the place for what the keys mean; that is `endcap-fleet`. Read [`Coordinator`] and [`Mirror`] first.
 
+mod complaint;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 mod election;
@@ -15,6 +16,7 @@ mod session;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
 
+pub use complaint::Complaint;
 pub use election::{Leadership, campaign, leader};
 pub use embedded::EmbeddedCoordinator;
 pub use etcd::{EtcdCoordinator, EtcdOptions, EtcdTls};

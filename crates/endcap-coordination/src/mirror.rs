@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::saved::Saved;
-use crate::{CoordinationError, Coordinator, KeyValue, WatchEvent, WatchStream};
+use crate::{Complaint, CoordinationError, Coordinator, KeyValue, WatchEvent, WatchStream};
 
 /// Keys with their values, ascending.
 pub type Entries = BTreeMap<String, KeyValue>;
@@ -81,6 +81,7 @@ impl Mirror {
             mirror.options.prefixes.push(epoch.clone());
         }
         let saved = mirror.options.saved.clone().map(Saved);
+        let mut complaint = Complaint::default();
         let (entries, streams) = loop {
             match mirror.list_and_watch(None).await {
                 Ok((entries, streams)) => break (entries, Some(streams)),
@@ -91,7 +92,9 @@ impl Mirror {
                         tracing::warn!(%error, ?age, keys = entries.len(), "starting on what was saved");
                         break (entries, None);
                     }
-                    tracing::warn!(%error, "cannot list, and nothing is saved; trying again");
+                    if let Some(waited) = complaint.due() {
+                        tracing::warn!(%error, ?waited, "nothing is known yet: waiting for the coordinator");
+                    }
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(error) => return Err(error),
@@ -133,6 +136,7 @@ impl Mirror {
     }
 
     async fn drive(self, sender: watch::Sender<Arc<Entries>>, mut streams: Option<SelectAll<WatchStream>>) {
+        let mut complaint = Complaint::default();
         loop {
             if let Some(streams) = streams.take() {
                 self.freshness.current();
@@ -145,6 +149,7 @@ impl Mirror {
             let known = Arc::clone(&sender.borrow());
             match self.list_and_watch(Some(&known)).await {
                 Ok((entries, followed)) => {
+                    complaint.settle();
                     sender.send_if_modified(|known| {
                         let changed = **known != entries;
                         if changed {
@@ -155,7 +160,9 @@ impl Mirror {
                     streams = Some(followed);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, age = ?self.freshness.age(), "cannot list; keeping what is known");
+                    if complaint.due().is_some() {
+                        tracing::warn!(%error, age = ?self.freshness.age(), "cannot list; keeping what is known");
+                    }
                     tokio::time::sleep(RETRY).await;
                 }
             }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{sync::Mutex, time::MissedTickBehavior};
 
-use crate::{CoordinationError, Coordinator, LeaseId, Txn};
+use crate::{Complaint, CoordinationError, Coordinator, LeaseId, Txn};
 
 /// Changes in one transaction: etcd's default limit is 128 operations.
 const MOST_OPS: usize = 100;
@@ -85,10 +85,16 @@ impl Session {
     async fn drive(self) {
         let mut ticks = tokio::time::interval(self.inner.ttl / 3);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut complaint = Complaint::default();
         loop {
             ticks.tick().await;
-            if let Err(error) = self.inner.beat().await {
-                tracing::warn!(%error, "session is not kept alive; trying again");
+            match self.inner.beat().await {
+                Ok(()) => complaint.settle(),
+                Err(error) => {
+                    if let Some(lasts) = complaint.due() {
+                        tracing::warn!(%error, ?lasts, "session is not kept alive; trying again");
+                    }
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use axum::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Readiness, ServeError, Settings, telemetry};
+use crate::{ReadinessParts, ServeError, Settings, telemetry};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdminConfig {
@@ -29,16 +29,19 @@ impl AdminConfig {
 pub struct AdminServer {
     listener: TcpListener,
     address: SocketAddr,
-    readiness: Vec<Readiness>,
+    readiness: ReadinessParts,
 }
 
 impl AdminServer {
-    pub async fn bind(config: &AdminConfig, readiness: Vec<Readiness>) -> Result<Self, ServeError> {
+    pub async fn bind(
+        config: &AdminConfig,
+        readiness: impl Into<ReadinessParts>,
+    ) -> Result<Self, ServeError> {
         let refused = |source| ServeError::Bind { role: "admin", address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         telemetry::metrics_handle();
-        Ok(Self { listener, address, readiness })
+        Ok(Self { listener, address, readiness: readiness.into() })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -71,8 +74,8 @@ async fn upkeep() {
     }
 }
 
-async fn readyz(State(readiness): State<Vec<Readiness>>) -> (StatusCode, String) {
-    let pending: Vec<_> = readiness.iter().flat_map(Readiness::pending).collect();
+async fn readyz(State(readiness): State<ReadinessParts>) -> (StatusCode, String) {
+    let pending = readiness.pending();
     if pending.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {

@@ -19,6 +19,6 @@ pub mod telemetry;
 
 pub use config::{ConfigProblems, Settings};
 pub use deadline::Deadline;
-pub use readiness::{Latch, Readiness};
+pub use readiness::{Latch, Readiness, ReadinessParts};
 pub use request_id::RequestId;
 pub use server::{GrpcConfig, GrpcServer, ServeError};

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,6 +68,27 @@ impl Readiness {
         // The sender lives in `self`, so the wait cannot fail.
         let _state = states.wait_for(differs).await;
         !known
+    }
+}
+
+/// What a process waits for, part by part. Parts may come while others are asked; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct ReadinessParts(Arc<Mutex<Vec<Readiness>>>);
+
+impl ReadinessParts {
+    pub fn add(&self, part: Readiness) {
+        self.0.lock().push(part);
+    }
+
+    /// What is still missing in any of them.
+    pub fn pending(&self) -> Vec<&'static str> {
+        self.0.lock().iter().flat_map(Readiness::pending).collect()
+    }
+}
+
+impl From<Vec<Readiness>> for ReadinessParts {
+    fn from(parts: Vec<Readiness>) -> Self {
+        Self(Arc::new(Mutex::new(parts)))
     }
 }
 

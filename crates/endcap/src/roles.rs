@@ -7,7 +7,7 @@ use endcap_bundle::BundleStore;
 use endcap_coordination::Coordinator;
 use endcap_fleet::Keys;
 use endcap_inference::Runtime;
-use endcap_service::{Readiness, Settings, task::Tasks};
+use endcap_service::{Latch, Readiness, ReadinessParts, Settings, task::Tasks};
 use tokio_util::sync::CancellationToken;
 
 use crate::{cli::RoleArgs, demo, output, settings};
@@ -56,7 +56,7 @@ pub(crate) async fn run(role: Role, args: RoleArgs) -> anyhow::Result<()> {
     settings::start_telemetry(&args.config, None)?;
     let common = common.context("settings were checked")?;
     let id = args.id.unwrap_or_else(|| default_id(role, listen));
-    let process = Process::start(settings, &common, id)?;
+    let process = Process::start(settings, &common, id).await?;
     let tasks = process.tasks.clone();
     let served = match role {
         Role::Gateway => process.gateway(gateway.context("settings were checked")?).await,
@@ -70,7 +70,6 @@ pub(crate) async fn run(role: Role, args: RoleArgs) -> anyhow::Result<()> {
 
 /// What a role's process has, whichever role it is.
 struct Process {
-    settings: Settings,
     id: String,
     coordinator: Arc<dyn Coordinator>,
     saved: Option<PathBuf>,
@@ -78,10 +77,14 @@ struct Process {
     keys: Keys,
     tasks: Tasks,
     shutdown: CancellationToken,
+    /// What `/readyz` tells: before the role is built that the coordinator is waited for, then what the role says.
+    readiness: ReadinessParts,
+    waits: Latch,
 }
 
 impl Process {
-    fn start(settings: Settings, common: &settings::Common, id: String) -> anyhow::Result<Self> {
+    /// Listens for signals and opens the admin port: both must answer while the coordinator is waited for.
+    async fn start(mut settings: Settings, common: &settings::Common, id: String) -> anyhow::Result<Self> {
         let tasks = Tasks::new();
         let shutdown = CancellationToken::new();
         let (stop, ended) = (shutdown.clone(), tasks.token());
@@ -90,8 +93,12 @@ impl Process {
             ended.run_until_cancelled(interrupted).await;
             stop.cancel();
         });
+        let start = Readiness::new();
+        let waits = start.latch("coordinator");
+        let readiness = ReadinessParts::from(vec![start]);
+        let address = settings::serve_admin(&mut settings, readiness.clone(), &tasks).await?;
+        tracing::info!(%address, "admin listens");
         Ok(Self {
-            settings,
             coordinator: common.coordination.open()?,
             saved: common.coordination.saved(&id),
             id,
@@ -99,21 +106,37 @@ impl Process {
             keys: common.keys.clone(),
             tasks,
             shutdown,
+            readiness,
+            waits,
         })
     }
 
-    async fn gateway(mut self, config: endcap_gateway::Config) -> anyhow::Result<()> {
+    /// Builds a role, which waits for the coordinator, and serves it until the process is told to end. One that is told
+    /// so before it is built just ends.
+    async fn run<A>(
+        self,
+        build: impl Future<Output = anyhow::Result<A>>,
+        readiness: impl FnOnce(&A) -> Readiness,
+        serve: impl AsyncFnOnce(A, CancellationToken) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let Some(app) = self.shutdown.run_until_cancelled(build).await else { return Ok(()) };
+        let app = app?;
+        self.readiness.add(readiness(&app));
+        self.waits.release();
+        serve(app, self.shutdown).await
+    }
+
+    async fn gateway(self, config: endcap_gateway::Config) -> anyhow::Result<()> {
         let Self { coordinator, keys, store, id, .. } = &self;
         let (coordinator, keys) = (Arc::clone(coordinator), keys.clone());
         let (store, saved) = (Arc::clone(store), self.saved.clone());
         let deps = endcap_gateway::Deps { coordinator, keys, store, id: id.clone(), saved };
-        let app = endcap_gateway::App::build(config, deps).await?;
-        self.admin(app.readiness()).await?;
-        app.serve(self.shutdown).await
+        let build = endcap_gateway::App::build(config, deps);
+        self.run(build, endcap_gateway::App::readiness, endcap_gateway::App::serve).await
     }
 
     async fn worker(
-        mut self,
+        self,
         config: endcap_shard_worker::Config,
         common: &settings::Common,
     ) -> anyhow::Result<()> {
@@ -122,33 +145,24 @@ impl Process {
         let (coordinator, keys, store) = (Arc::clone(coordinator), keys.clone(), Arc::clone(store));
         let saved = self.saved.clone();
         let deps = endcap_shard_worker::Deps { coordinator, keys, store, runtime, id: id.clone(), saved };
-        let app = endcap_shard_worker::App::build(config, deps).await?;
-        self.admin(app.readiness()).await?;
-        app.serve(self.shutdown).await
+        let build = endcap_shard_worker::App::build(config, deps);
+        self.run(build, endcap_shard_worker::App::readiness, endcap_shard_worker::App::serve).await
     }
 
-    async fn registry(mut self, config: endcap_model_registry::Config) -> anyhow::Result<()> {
+    async fn registry(self, config: endcap_model_registry::Config) -> anyhow::Result<()> {
         let Self { coordinator, keys, store, id, .. } = &self;
         let (coordinator, keys) = (Arc::clone(coordinator), keys.clone());
         let deps =
             endcap_model_registry::Deps { coordinator, keys, store: Arc::clone(store), id: id.clone() };
-        let app = endcap_model_registry::App::build(config, deps).await?;
-        self.admin(app.readiness()).await?;
-        app.serve(self.shutdown).await
+        let build = endcap_model_registry::App::build(config, deps);
+        self.run(build, endcap_model_registry::App::readiness, endcap_model_registry::App::serve).await
     }
 
-    async fn feature_cache(mut self, config: endcap_feature_cache::Config) -> anyhow::Result<()> {
+    async fn feature_cache(self, config: endcap_feature_cache::Config) -> anyhow::Result<()> {
         let (coordinator, keys) = (Arc::clone(&self.coordinator), self.keys.clone());
         let deps = endcap_feature_cache::Deps { coordinator, keys, id: self.id.clone() };
-        let app = endcap_feature_cache::App::build(config, deps).await?;
-        self.admin(app.readiness()).await?;
-        app.serve(self.shutdown).await
-    }
-
-    async fn admin(&mut self, readiness: Readiness) -> anyhow::Result<()> {
-        let address = settings::serve_admin(&mut self.settings, vec![readiness], &self.tasks).await?;
-        tracing::info!(%address, "admin listens");
-        Ok(())
+        let build = endcap_feature_cache::App::build(config, deps);
+        self.run(build, endcap_feature_cache::App::readiness, endcap_feature_cache::App::serve).await
     }
 }
 

@@ -9,7 +9,7 @@ use endcap_coordination::{
 use endcap_fleet::Keys;
 use endcap_inference::{DeviceChoice, RuntimeOptions};
 use endcap_service::{
-    Readiness, Settings, admin,
+    ReadinessParts, Settings, admin,
     config::{ByteSize, Secret},
     task::Tasks,
     telemetry::{self, TelemetryConfig},
@@ -181,7 +181,7 @@ pub(crate) fn process_environment() -> BTreeMap<String, String> {
 /// Starts `/livez`, `/readyz` and `/metrics` for all services of the process.
 pub(crate) async fn serve_admin(
     settings: &mut Settings,
-    readiness: Vec<Readiness>,
+    readiness: impl Into<ReadinessParts>,
     tasks: &Tasks,
 ) -> anyhow::Result<SocketAddr> {
     let config = admin::AdminConfig::read(settings);

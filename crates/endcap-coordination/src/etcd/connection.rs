@@ -84,6 +84,18 @@ impl Connection {
     where
         F: Future<Output = Result<T, Error>> + Send,
     {
+        let failed = match self.ask(kind, ask).await {
+            Err(CoordinationError::Unavailable { detail }) => detail,
+            answered => return answered,
+        };
+        let detail = format!("{failed}; etcd is expected at {}", self.endpoints.join(", "));
+        Err(CoordinationError::Unavailable { detail })
+    }
+
+    async fn ask<T, F>(&self, kind: Kind, ask: impl Fn(Client) -> F + Send) -> Result<T, CoordinationError>
+    where
+        F: Future<Output = Result<T, Error>> + Send,
+    {
         let attempts = self.endpoints.len().max(2);
         let mut failed = CoordinationError::Unavailable { detail: "no member was asked".into() };
         for _ in 0..attempts {
