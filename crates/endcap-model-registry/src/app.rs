@@ -68,6 +68,7 @@ impl App {
             catalogue: Catalogue { ledger: ledger.clone(), keys: keys.clone() },
             watch: Watch { ledger, keys, entries },
             freshness,
+            replicas: config.replicas,
             tasks: tasks.clone(),
         };
         let server = server.add_service(ModelRegistryServer::new(service));

@@ -2,13 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use endcap_coordination::{Entries, Leadership, Session, Txn, TxnOutcome, campaign};
-use endcap_fleet::{
-    AssignmentRecord, Host, Lack, LedgerPage, Record as _, Shortfall, Wanted, WorkerRecord, assign, is_wanted,
-};
+use endcap_coordination::{Complaint, Entries, Leadership, Session, Txn, TxnOutcome, campaign};
+use endcap_fleet::{AssignmentRecord, LedgerPage, Record as _};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{error::RegistryError, ledger::Ledger, validate::Validate, world::World};
+use crate::{
+    error::RegistryError,
+    ledger::Ledger,
+    placement::{self, placement},
+    validate::Validate,
+    world::World,
+};
 
 /// After a failure of the coordinator.
 const RETRY: Duration = Duration::from_millis(500);
@@ -31,10 +35,19 @@ pub(crate) struct Controller {
 impl Controller {
     /// Stands for election, leads, and stands again when leadership is lost. Never returns.
     pub(crate) async fn run(self, mut entries: watch::Receiver<Arc<Entries>>) {
+        let mut complaint = Complaint::default();
         loop {
-            if let Err(error) = self.lead(&mut entries).await {
-                tracing::warn!(%error, "controller stands for election again");
-                tokio::time::sleep(RETRY).await;
+            let led = self.lead(&mut entries).await;
+            // Whoever does not lead does not know.
+            placement::report(&[]);
+            match led {
+                Ok(()) => complaint.settle(),
+                Err(error) => {
+                    if let Some(lasts) = complaint.due() {
+                        tracing::warn!(%error, ?lasts, "controller stands for election again");
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         }
     }
@@ -100,28 +113,8 @@ impl Controller {
 
     /// What must change, in fenced transactions: a deposed leader changes nothing.
     pub(crate) fn transactions(&self, world: &World, leadership: &Leadership) -> Vec<Txn> {
-        let mut wanted = Vec::new();
-        for (model, view) in &world.view.models {
-            for (version, record) in &view.versions {
-                if is_wanted(*version, record, &view.rollout) {
-                    wanted.push(Wanted {
-                        model: model.clone(),
-                        version: *version,
-                        shard_count: record.shard_count,
-                        replicas: self.replicas,
-                        shard_bytes: record.size_bytes.div_ceil(record.shard_count.get().into()),
-                    });
-                }
-            }
-        }
-        let host = |(id, worker): (&String, &WorkerRecord)| Host {
-            id: id.clone(),
-            memory_budget_bytes: worker.memory_budget_bytes,
-            topology: worker.topology.clone(),
-        };
-        let hosts: Vec<Host> = world.workers.iter().map(host).collect();
-        let placement = assign(&wanted, &hosts, &world.held());
-        report(&placement.short);
+        let placement = placement(world, self.replicas);
+        placement::report(&placement.short);
         let target = placement.workers;
         let mut ops = Vec::new();
         for (shard, workers) in &target {
@@ -147,20 +140,5 @@ impl Controller {
                 })
             })
             .collect()
-    }
-}
-
-/// One line for all shards that memory leaves short. Fewer workers than replicas is what a small fleet looks like.
-fn report(short: &[Shortfall]) {
-    let lacking = || short.iter().filter(|shortfall| shortfall.lack == Lack::Memory);
-    if let Some(first) = lacking().next() {
-        tracing::warn!(
-            shards = lacking().count(),
-            without_any = lacking().filter(|shortfall| shortfall.placed == 0).count(),
-            model.name = %first.shard.model,
-            model.version = %first.shard.version,
-            shard.id = first.shard.shard,
-            "shards have too few replicas: the workers' memory budgets are full"
-        );
     }
 }

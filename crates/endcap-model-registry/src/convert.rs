@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use endcap_fleet::{HistoryRecord, ModelView, RolloutRecord, VersionRecord, VersionState};
+use endcap_fleet::{HistoryRecord, ModelView, RolloutRecord, Shortfall, VersionRecord, VersionState};
 use endcap_proto::pb;
 use endcap_types::{ModelName, Version};
 
-use crate::world::World;
+use crate::{placement::shortages, world::World};
 
 pub(crate) fn version(
     model: &ModelName,
@@ -89,8 +89,9 @@ pub(crate) fn replicas(world: &World) -> BTreeMap<Place, (pb::ReplicaState, Stri
     replicas
 }
 
-pub(crate) fn fleet(world: &World, age: Duration) -> pb::GetFleetResponse {
+pub(crate) fn fleet(world: &World, short: &[Shortfall], age: Duration) -> pb::GetFleetResponse {
     pb::GetFleetResponse {
+        shortages: shortages(short),
         controllers: world.candidates.values().cloned().collect(),
         snapshot_age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
         workers: world

@@ -10,8 +10,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    catalogue::Catalogue, convert, error::RegistryError, register::Register, rollout::Rollouts,
-    validate::Validate, watch::Watch, world::World,
+    catalogue::Catalogue, convert, error::RegistryError, placement::placement, register::Register,
+    rollout::Rollouts, validate::Validate, watch::Watch, world::World,
 };
 
 /// For callers who bring no deadline to a validation: large models take their time.
@@ -25,6 +25,8 @@ pub(crate) struct RegistryGrpc {
     pub(crate) catalogue: Catalogue,
     pub(crate) watch: Watch,
     pub(crate) freshness: Freshness,
+    /// Workers that hold each shard, if there are as many.
+    pub(crate) replicas: usize,
     pub(crate) tasks: Tasks,
 }
 
@@ -91,6 +93,7 @@ impl ModelRegistry for RegistryGrpc {
     async fn get_fleet(&self, _request: Request<pb::GetFleetRequest>) -> Answer<pb::GetFleetResponse> {
         let entries = self.watch.entries.borrow().clone();
         let world = World::read(&self.watch.keys, &entries);
-        Ok(Response::new(convert::fleet(&world, self.freshness.age())))
+        let placement = placement(&world, self.replicas);
+        Ok(Response::new(convert::fleet(&world, &placement.short, self.freshness.age())))
     }
 }

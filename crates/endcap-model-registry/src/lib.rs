@@ -12,6 +12,7 @@ mod convert;
 mod error;
 mod grpc;
 mod ledger;
+mod placement;
 mod rebuild;
 mod register;
 mod rollout;

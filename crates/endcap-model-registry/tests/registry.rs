@@ -57,6 +57,14 @@ async fn start(coordinator: &Arc<dyn Coordinator>, folder: &Path, id: &str) -> R
 
 /// A worker that is ready for whatever it is assigned, at once.
 async fn willing_worker(coordinator: Arc<dyn Coordinator>, id: &'static str) {
+    willing_worker_within(coordinator, id, 0).await;
+}
+
+async fn willing_worker_within(
+    coordinator: Arc<dyn Coordinator>,
+    id: &'static str,
+    memory_budget_bytes: u64,
+) {
     let keys = Keys::default();
     let (session, driver) = Session::start(Arc::clone(&coordinator), PATIENCE);
     let options = MirrorOptions { prefixes: vec![keys.assignments()], ..MirrorOptions::default() };
@@ -64,7 +72,7 @@ async fn willing_worker(coordinator: Arc<dyn Coordinator>, id: &'static str) {
     let record = WorkerRecord {
         endpoint: "127.0.0.1:1".into(),
         device: "cpu".into(),
-        memory_budget_bytes: 0,
+        memory_budget_bytes,
         memory_used_bytes: 0,
         build: "test".into(),
         topology: String::new(),
@@ -305,4 +313,44 @@ async fn until(mut condition: impl AsyncFnMut() -> bool) {
         }
     };
     tokio::time::timeout(PATIENCE, polling).await.expect("the condition comes true");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_finds_no_place_is_told_until_it_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let coordinator: Arc<dyn Coordinator> = Arc::new(EmbeddedCoordinator::in_memory());
+    let mut registry = start(&coordinator, folder.path(), "r1").await;
+    let enough = tokio::spawn(willing_worker(Arc::clone(&coordinator), "w1"));
+    let full = tokio::spawn(willing_worker_within(Arc::clone(&coordinator), "w2", 1));
+    let (_folder, bytes) = packed("one");
+    let version = register(&mut registry.client, bytes).await.version.unwrap().version;
+    validate(&mut registry.client, version).await;
+    let told = async |client: &mut ModelRegistryClient<Channel>, expected: Vec<pb::Shortage>| {
+        let told = async {
+            loop {
+                let fleet = client.get_fleet(pb::GetFleetRequest {}).await.unwrap().into_inner();
+                if fleet.shortages == expected {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, told).await.unwrap();
+    };
+    let shortage = pb::Shortage {
+        model: MODEL.into(),
+        version,
+        lack: pb::Lack::Memory.into(),
+        replicas: 2,
+        shards: 2,
+        shards_without_any: 0,
+    };
+    told(&mut registry.client, vec![shortage]).await;
+    let more = tokio::spawn(willing_worker(Arc::clone(&coordinator), "w3"));
+    told(&mut registry.client, Vec::new()).await;
+    for worker in [enough, full, more] {
+        worker.abort();
+    }
+    registry.shutdown.cancel();
+    registry.served.await.unwrap();
 }

@@ -55,6 +55,7 @@ pub(crate) fn tree(fleet: &pb::GetFleetResponse, routing: &Routing) -> Vec<Strin
         for (i, version) in model.versions.iter().enumerate() {
             let (branch, trunk) = if i == last { ("└─", "  ") } else { ("├─", "│ ") };
             lines.push(format!("{branch} {}", version_line(version)));
+            lines.extend(shortages_of(fleet, version).map(|text| format!("{trunk} ! {text}")));
             let shards = shards_of(fleet, version);
             let last_shard = shards.len().saturating_sub(1);
             for (j, (shard, replicas)) in shards.into_iter().enumerate() {
@@ -130,6 +131,23 @@ fn version_line(version: &pb::ModelVersion) -> String {
     text
 }
 
+/// `3 replicas of 2 shards have no worker: …`
+fn shortages_of(fleet: &pb::GetFleetResponse, version: &pb::ModelVersion) -> impl Iterator<Item = String> {
+    let ours = fleet.shortages.iter();
+    let ours = ours.filter(|short| short.model == version.model && short.version == version.version);
+    ours.map(|short| {
+        let why = match short.lack() {
+            pb::Lack::Memory => "raise worker.memory_budget, or add workers",
+            pb::Lack::Workers | pb::Lack::Unspecified => "add workers",
+        };
+        let none = match short.shards_without_any {
+            0 => String::new(),
+            count => format!(" ({count} without any)"),
+        };
+        format!("{} replicas of {} shards{none} have no worker: {why}", short.replicas, short.shards)
+    })
+}
+
 fn shards_of<'a>(fleet: &'a pb::GetFleetResponse, version: &pb::ModelVersion) -> Shards<'a> {
     let mut shards = Shards::new();
     for replica in &fleet.replicas {
@@ -164,6 +182,10 @@ fn as_json(fleet: &pb::GetFleetResponse, routing: &Routing) -> serde_json::Value
             "id": worker.id, "endpoint": worker.endpoint, "device": worker.device, "build": worker.build,
             "memory_budget_bytes": worker.memory_budget_bytes, "memory_used_bytes": worker.memory_used_bytes,
             "topology": worker.topology,
+        })).collect::<Vec<_>>(),
+        "shortages": fleet.shortages.iter().map(|short| json!({
+            "model": short.model, "version": short.version, "lack": view::lack(short.lack()),
+            "replicas": short.replicas, "shards": short.shards, "shards_without_any": short.shards_without_any,
         })).collect::<Vec<_>>(),
         "controllers": fleet.controllers,
         "snapshot_age_ms": fleet.snapshot_age_ms,
@@ -207,6 +229,14 @@ mod tests {
         let fleet = pb::GetFleetResponse {
             snapshot_age_ms: 83_000,
             controllers: vec!["r2".into(), "r1".into()],
+            shortages: vec![pb::Shortage {
+                model: "m".into(),
+                version: 2,
+                lack: pb::Lack::Memory.into(),
+                replicas: 3,
+                shards: 2,
+                shards_without_any: 1,
+            }],
             models: vec![pb::Model {
                 name: "m".into(),
                 rollout: None,
@@ -240,6 +270,8 @@ mod tests {
                 "model m · no alias yet",
                 "├─ version 1 · validated · 9 items in 2 shards · abababababab",
                 "└─ version 2 · validated · stable · 9 items in 2 shards · abababababab",
+                "   ! 3 replicas of 2 shards (1 without any) have no worker: raise worker.memory_budget, or \
+                 add workers",
                 "   ├─ shard 0: w1 ready, w2 loading",
                 "   └─ shard 1: w1 ready",
                 "gateway g1 · g1:9400 · 0.1.0 · routes m 1, 2 · as known 5s ago · without w:1",

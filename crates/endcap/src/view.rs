@@ -26,6 +26,10 @@ pub(crate) fn replica_state(state: pb::ReplicaState) -> String {
     wire_word(state.as_str_name(), "REPLICA_STATE_")
 }
 
+pub(crate) fn lack(lack: pb::Lack) -> String {
+    wire_word(lack.as_str_name(), "LACK_")
+}
+
 fn wire_word(name: &str, prefix: &str) -> String {
     name.trim_start_matches(prefix).to_lowercase()
 }
