@@ -32,12 +32,22 @@ pub(crate) struct Restored {
     pub(crate) models: BTreeMap<ModelName, Recovered>,
 }
 
+/// How far the ledger goes, as the names of its pages tell.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// The last epoch that left a page; 0 for none.
+    pub(crate) epoch: u64,
+    /// By model, the sequence of the last page that counts: the last one of its last epoch.
+    pub(crate) lengths: BTreeMap<ModelName, u64>,
+}
+
 impl Archive {
     pub(crate) fn new(journal: Journal) -> Self {
         Self { journal, complete: Arc::default() }
     }
 
-    /// Writes a page that follows on the ones before. Idempotent.
+    /// Writes a page that follows on the ones before. Idempotent. A page stays as it was first written: an entry that is
+    /// another one is told in the log.
     pub(crate) async fn append(
         &self,
         epoch: u64,
@@ -45,7 +55,16 @@ impl Archive {
         page: &LedgerPage,
     ) -> Result<(), RegistryError> {
         let sequence = page.entry.sequence;
-        self.journal.append(&name(epoch, model, sequence), page.to_json()).await?;
+        let (name, json) = (name(epoch, model, sequence), page.to_json());
+        if !self.journal.append(&name, json).await? {
+            let there = LedgerPage::from_json(&name, &self.journal.read(&name).await?)?;
+            if there.entry != page.entry {
+                tracing::error!(
+                    %model, sequence, there = ?there.entry, here = ?page.entry,
+                    "the ledger has another entry of this number: the coordinator lost the one that was there first"
+                );
+            }
+        }
         let mut complete = self.complete.lock();
         let known = complete.entry(model.clone()).or_default();
         if *known + 1 == sequence {
@@ -72,6 +91,29 @@ impl Archive {
         let complete = missing.first().map_or(length, |first| first - 1);
         self.complete.lock().insert(model.clone(), complete);
         Ok(missing)
+    }
+
+    /// Up to which sequence each model's pages are known to be there.
+    pub(crate) fn known(&self) -> BTreeMap<ModelName, u64> {
+        self.complete.lock().clone()
+    }
+
+    /// Forgets which pages are there, so that they are looked for again.
+    pub(crate) fn forget(&self) {
+        self.complete.lock().clear();
+    }
+
+    /// Looks how far the ledger goes, without reading its pages.
+    pub(crate) async fn reach(&self) -> Result<Reach, RegistryError> {
+        let names = self.journal.names().await?;
+        let mut last = BTreeMap::<ModelName, (u64, u64)>::new();
+        for (epoch, model, sequence) in names.iter().filter_map(|name| parse(name)) {
+            let last = last.entry(model).or_default();
+            *last = (epoch, sequence).max(*last);
+        }
+        let epoch = last.values().map(|(epoch, _)| *epoch).max().unwrap_or_default();
+        let lengths = last.into_iter().map(|(model, (_, sequence))| (model, sequence)).collect();
+        Ok(Reach { epoch, lengths })
     }
 
     /// Reads every page.

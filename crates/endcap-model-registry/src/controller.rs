@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use endcap_coordination::{Complaint, Entries, Leadership, Session, Txn, TxnOutcome, campaign};
 use endcap_fleet::{AssignmentRecord, LedgerPage, Record as _};
+use endcap_types::ModelName;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     error::RegistryError,
     ledger::Ledger,
     placement::{self, placement},
+    rebuild::Whole,
     validate::Validate,
     world::World,
 };
@@ -58,7 +60,8 @@ impl Controller {
         let election = self.ledger.keys.controller_election();
         let leadership = campaign(coordinator, &election, &self.id, lease).await?;
         tracing::info!(controller = self.id, "leads");
-        if !self.make_whole(&leadership).await? {
+        let mut whole = self.make_whole(&leadership).await?;
+        if whole == Whole::Deposed {
             return Ok(());
         }
         let mut inspect = tokio::time::interval_at(Instant::now() + INSPECT, INSPECT);
@@ -75,7 +78,7 @@ impl Controller {
                     // The mirror ended with the service.
                     return std::future::pending().await;
                 },
-                _ = inspect.tick() => if !self.inspect(&world, &leadership).await? {
+                _ = inspect.tick() => if !self.inspect(&world, &leadership, &mut whole).await? {
                     return Ok(());
                 },
             }
@@ -84,12 +87,20 @@ impl Controller {
 
     /// Archives what its editor could not, and concludes what it left open. `false` when the leadership or the coordinator's data are gone: a leader
     /// that has nothing to write would not notice.
-    async fn inspect(&self, world: &World, leadership: &Leadership) -> Result<bool, RegistryError> {
+    async fn inspect(
+        &self,
+        world: &World,
+        leadership: &Leadership,
+        whole: &mut Whole,
+    ) -> Result<bool, RegistryError> {
         let Ledger { coordinator, keys, archive } = &self.ledger;
         let candidacy = coordinator.get(&leadership.key).await?;
         let leads = candidacy.is_some_and(|mine| mine.create_revision == leadership.create_revision);
         if !leads || coordinator.get(&keys.epoch()).await?.is_none() {
             tracing::warn!(controller = self.id, leads, "stands for election again");
+            return Ok(false);
+        }
+        if self.was_set_back(world, whole).await? {
             return Ok(false);
         }
         for (model, mirrored) in &world.view.models {
@@ -109,6 +120,26 @@ impl Controller {
         }
         self.validate.conclude(world, &self.id).await?;
         Ok(true)
+    }
+
+    /// Whether the coordinator has less than it had, or than the archive has, now that it can be read: then whoever leads
+    /// begins by rebuilding.
+    async fn was_set_back(&self, world: &World, whole: &mut Whole) -> Result<bool, RegistryError> {
+        if *whole == Whole::Believed {
+            let (epoch, _) = self.ledger.epoch().await?;
+            match self.is_behind(&epoch).await {
+                Ok(false) => *whole = Whole::Compared,
+                // Still away.
+                Err(RegistryError::Bundle(_)) => {}
+                other => return other,
+            }
+        }
+        let length =
+            |model: &ModelName| world.view.models.get(model).map_or(0, |view| view.rollout.history_length);
+        let mut known = self.ledger.archive.known();
+        // What is mirrored may only be late; the coordinator itself is asked then.
+        known.retain(|model, known| length(model) < *known);
+        self.lacks(&known).await
     }
 
     /// What must change, in fenced transactions: a deposed leader changes nothing.

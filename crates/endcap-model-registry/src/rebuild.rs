@@ -1,7 +1,8 @@
-//! Rebuilding a coordinator that lost its data: models and their history from the archive, who holds what from the
-//! workers. Until the epoch key is back, gateways and workers go on with what they know.
+//! Rebuilding a coordinator that lost its data, or was restored from a backup that is older than the archive: models and
+//! their history from the archive, who holds what from the workers. Until the epoch key is back, gateways and workers go
+//! on with what they know, and nobody edits.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use endcap_coordination::{Compare, Leadership, Txn, TxnOutcome};
 use endcap_fleet::{EpochRecord, Keys, ModelView, Record as _, Recovered, RolloutRecord};
@@ -18,17 +19,52 @@ use crate::{
 /// Between two looks at who is back.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+/// What a new leader finds, or leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whole {
+    /// The data are whole, as far as the archive knows.
+    Compared,
+    /// The archive could not be read: the coordinator is believed until it can.
+    Believed,
+    /// The leadership was lost meanwhile.
+    Deposed,
+}
+
 impl Controller {
-    /// Makes sure that the coordinator's data are whole: rebuilds them when the epoch key is gone. `false` when the
-    /// leadership was lost meanwhile.
-    pub(crate) async fn make_whole(&self, leadership: &Leadership) -> Result<bool, RegistryError> {
+    /// Makes sure that the coordinator's data are whole: rebuilds them when the epoch key is gone, or when they are older
+    /// than what is in the archive.
+    pub(crate) async fn make_whole(&self, leadership: &Leadership) -> Result<Whole, RegistryError> {
         let coordinator = &*self.ledger.coordinator;
         let epoch_key = self.ledger.keys.epoch();
-        if coordinator.get(&epoch_key).await?.is_some() {
-            return Ok(true);
+        let stored = coordinator.get(&epoch_key).await?;
+        let found = stored.map(|stored| EpochRecord::from_json(&epoch_key, &stored.value)).transpose()?;
+        if let Some(epoch) = &found {
+            match self.is_behind(epoch).await {
+                Ok(false) => {
+                    // What this process knows may be of a store that was emptied.
+                    self.ledger.archive.forget();
+                    return Ok(Whole::Compared);
+                }
+                Ok(true) => {}
+                Err(RegistryError::Bundle(error)) => {
+                    tracing::warn!(%error, "the ledger cannot be read: believing the coordinator meanwhile");
+                    return Ok(Whole::Believed);
+                }
+                Err(error) => return Err(error),
+            }
+            tracing::error!(
+                epoch = epoch.number,
+                "the coordinator's data are older than the ledger, as after restoring a backup: rebuilding them"
+            );
         }
         let restored = self.ledger.archive.restore().await?;
-        if !restored.models.is_empty() {
+        if found.is_some() {
+            // From here on edits wait.
+            let end = Txn::default().when(leadership.fence()).delete(epoch_key.clone());
+            if coordinator.commit(end).await? == TxnOutcome::Conflict {
+                return Ok(Whole::Deposed);
+            }
+        } else if !restored.models.is_empty() {
             tracing::warn!(
                 models = restored.models.len(),
                 "the coordinator has no epoch: rebuilding its data"
@@ -39,17 +75,18 @@ impl Controller {
                 tracing::error!(%model, sequences = ?recovered.missing, "history entries are lost");
             }
             if !self.put_back(model, recovered, leadership).await? {
-                return Ok(false);
+                return Ok(Whole::Deposed);
             }
         }
         let world = self.returned().await?;
-        let epoch = EpochRecord { number: restored.epoch + 1, since: now() };
+        let last = found.map_or(0, |epoch| epoch.number).max(restored.epoch);
+        let epoch = EpochRecord { number: last + 1, since: now() };
         let begin = Txn::default().when(leadership.fence()).when(Compare::Absent { key: epoch_key.clone() });
         let last = begin.put(epoch_key, epoch.to_json());
         // Workers believe the assignments from the epoch on: they must be there before it.
         for txn in self.transactions(&world, leadership).into_iter().chain([last]) {
             if coordinator.commit(txn).await? == TxnOutcome::Conflict {
-                return Ok(false);
+                return Ok(Whole::Deposed);
             }
         }
         tracing::info!(
@@ -57,7 +94,31 @@ impl Controller {
             models = restored.models.len(),
             "the coordinator's data are whole"
         );
-        Ok(true)
+        Ok(Whole::Compared)
+    }
+
+    /// Whether the archive has what the coordinator, whose epoch this is, has not: an entry is archived after it was
+    /// committed, so that has been lost.
+    pub(crate) async fn is_behind(&self, epoch: &EpochRecord) -> Result<bool, RegistryError> {
+        // The archive first: what is committed between the two looks is no loss.
+        let reach = self.ledger.archive.reach().await?;
+        Ok(reach.epoch > epoch.number || self.lacks(&reach.lengths).await?)
+    }
+
+    /// Whether the coordinator's history of any model is shorter than this.
+    pub(crate) async fn lacks(&self, lengths: &BTreeMap<ModelName, u64>) -> Result<bool, RegistryError> {
+        for (model, length) in lengths {
+            let key = self.ledger.keys.rollout(model);
+            let rollout = match self.ledger.coordinator.get(&key).await? {
+                Some(stored) => RolloutRecord::from_json(&key, &stored.value)?,
+                None => RolloutRecord::default(),
+            };
+            if rollout.history_length < *length {
+                tracing::warn!(%model, archived = length, found = rollout.history_length, "history is lost");
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Puts a model's keys where the coordinator has less of it than the archive.
