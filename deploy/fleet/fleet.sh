@@ -4,8 +4,9 @@
 #
 #   fleet.sh up | down | status
 #
-# Environment: ENDCAP (the program), ETCD (etcd's program), BUNDLE (released the first time), DIR (.endcap/fleet: logs,
-# pids, data), BASE_PORT (9400), WORKERS (4), REGISTRIES (2), GATEWAYS (2), KEEP (1; `down` with 0 removes the data).
+# Environment: ENDCAP (the program), ETCD (etcd's program), BUNDLE (released as long as nothing of its model is), DIR
+# (.endcap/fleet: logs, pids, data), BASE_PORT (9400), WORKERS (4), REGISTRIES (2), GATEWAYS (2), KEEP (1; `down` with 0
+# removes the data). `up` with more WORKERS than are up adds the others.
 set -euo pipefail
 
 ENDCAP=${ENDCAP:-target/release/endcap}
@@ -22,25 +23,47 @@ PATIENCE=${PATIENCE:-30}
 
 fail() { echo "fleet: $*" >&2; exit 1; }
 
+# number NAME LEAST MOST: refuses anything else with one line.
+number() {
+  local value=${!1}
+  # The length first: bash's arithmetic wraps around.
+  if ! [[ $value =~ ^[0-9]{1,5}$ ]] || ((10#$value < $2 || 10#$value > $3)); then
+    echo "fleet: $1 is \"$value\"; expected a number from $2 to $3" >&2
+    exit 64
+  fi
+  printf -v "$1" %d "$((10#$value))"
+}
+
 port() { echo $((BASE_PORT + $1)); }
 
-# Every member: id, role, port, admin port. Gateways and registries first, where the command line looks for them.
+# Every member: id, role, port, admin port. Gateways and registries first, where the command line looks for them. A
+# member's ports depend on nothing but its id, so that a running fleet can be given more members.
 members() {
-  local i admin
-  admin=$(port 50)
-  for ((i = 1; i <= REGISTRIES; i++)); do echo "registry-$i registry $(port $((19 + i))) $((admin++))"; done
-  echo "feature-cache-1 feature-cache $(port 30) $((admin++))"
-  for ((i = 1; i <= WORKERS; i++)); do echo "worker-$i worker $(port $((100 + i))) $((admin++))"; done
-  for ((i = 1; i <= GATEWAYS; i++)); do echo "gateway-$i gateway $(port $((i - 1))) $((admin++))"; done
+  local i
+  for ((i = 1; i <= REGISTRIES; i++)); do echo "registry-$i registry $(port $((19 + i))) $(port $((59 + i)))"; done
+  echo "feature-cache-1 feature-cache $(port 30) $(port 50)"
+  for ((i = 1; i <= WORKERS; i++)); do echo "worker-$i worker $(port $((99 + 2 * i))) $(port $((100 + 2 * i)))"; done
+  for ((i = 1; i <= GATEWAYS; i++)); do echo "gateway-$i gateway $(port $((i - 1))) $(port $((69 + i)))"; done
 }
 
 pid_of() { cat "$DIR/pids/$1.pid" 2>/dev/null || true; }
 
+# What tells a process from every other one that has had its pid, or will: when it began, and since which start of the
+# machine that is counted. Nothing for one that has ended, or waits to be buried.
+birth_of() {
+  local stat
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+  # After the name, which may hold anything: the state first, the start as the twentieth.
+  # shellcheck disable=SC2206
+  local fields=(${stat##*) })
+  [ "${fields[0]}" != Z ] && echo "${fields[19]} $(cat /proc/sys/kernel/random/boot_id)"
+}
+
 # A pid that the machine has given to another program since is not ours.
 is_up() {
-  local pid
+  local pid birth
   pid=$(pid_of "$1")
-  [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "$1"
+  [ -n "$pid" ] && birth=$(birth_of "$pid") && [ "$birth" = "$(cat "$DIR/pids/$1.birth" 2>/dev/null)" ]
 }
 
 is_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
@@ -54,14 +77,14 @@ start() {
   done
   setsid "$@" >>"$DIR/logs/$id.log" 2>&1 </dev/null &
   echo $! >"$DIR/pids/$id.pid"
+  birth_of $! >"$DIR/pids/$id.birth" || true
 }
 
 # await ID URL: until it answers with success.
 await() {
   local id=$1 url=$2 end=$((SECONDS + PATIENCE))
   until probe "$url"; do
-    # Not is_up: what was started just now may not have its own name yet.
-    kill -0 "$(pid_of "$id")" 2>/dev/null || { tail -n 20 "$DIR/logs/$id.log" >&2; fail "$id ended at its start; the whole log is $DIR/logs/$id.log"; }
+    is_up "$id" || { tail -n 20 "$DIR/logs/$id.log" >&2; fail "$id ended at its start; the whole log is $DIR/logs/$id.log"; }
     [ $SECONDS -lt $end ] || { tail -n 20 "$DIR/logs/$id.log" >&2; fail "$id was not ready after $PATIENCE s; the whole log is $DIR/logs/$id.log"; }
     sleep 0.1
   done
@@ -115,10 +138,7 @@ TOML
       $([ "$role" = registry ] && echo --set "registry.data_dir=$DIR/data/$id")
   done < <(members)
   while read -r id role at admin; do await "$id" "127.0.0.1:$admin/readyz"; done < <(members)
-  # Only where there is nothing yet: what was promoted since stays.
-  if "$ENDCAP" --registry "$(url registry-1)" model list | grep -q "no models yet"; then
-    "$ENDCAP" --registry "$(url registry-1)" model register "$BUNDLE" --promote
-  fi
+  release
   status
   cat <<TEXT
 
@@ -129,6 +149,20 @@ Logs and pids are in $DIR. Try, here or in another terminal:
   kill -9 \$(cat $DIR/pids/worker-1.pid)     # nobody who asks notices; \`make fleet\` brings it back
   make fleet-down
 TEXT
+}
+
+# Only where nothing of the bundle's model serves yet: what was promoted since stays. A bundle that an earlier `up` has
+# registered and no more is promoted.
+release() {
+  local registry model models
+  registry=$(url registry-1)
+  model=$("$ENDCAP" -o json bundle inspect "$BUNDLE" | awk -F '"' '/^      "model":/ { print $4 }')
+  models=$("$ENDCAP" -o json --registry "$registry" model list)
+  # `name` of a model, and below it its rollout's aliases.
+  if ! awk -v model="$model" -F '"' '/^    "name":/ { ours = $4 == model }
+      ours && /"stable": [0-9]/ { found = 1 } END { exit !found }' <<<"$models"; then
+    "$ENDCAP" --registry "$registry" model register "$BUNDLE" --promote
+  fi
 }
 
 url() { members | awk -v id="$1" '$1 == id { print "http://127.0.0.1:" $3 }'; }
@@ -157,7 +191,7 @@ down() {
       [ -e "$file" ] || continue
       id=$(basename "$file" .pid)
       ended "$id"
-      rm -f "$file"
+      rm -f "$file" "$DIR/pids/$id.birth"
     done
   done
   if [ "$KEEP" = 0 ]; then
@@ -180,6 +214,14 @@ ended() {
     sleep 0.1
   done
 }
+
+number WORKERS 1 200
+number REGISTRIES 1 10
+number GATEWAYS 1 20
+number KEEP 0 1
+number PATIENCE 1 3600
+# The last worker's admin port is the highest of all.
+number BASE_PORT 1024 $((65535 - 100 - 2 * WORKERS))
 
 # Settings are read relative to where a member starts; paths must not depend on that.
 mkdir -p "$DIR"
