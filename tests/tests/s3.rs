@@ -34,4 +34,10 @@ async fn a_fleet_keeps_bundles_and_its_ledger_in_s3() {
     fleet.rollback().await.unwrap();
     fleet.until_answering(one).await.unwrap();
     fleet.fleet.stop().await.unwrap();
+
+    // And again while the bucket cannot be reached: what was fetched then is all that serving needs.
+    drop(server);
+    let mut fleet = TestFleet::start(&folder.path().join("another"), 2, &set).await.unwrap();
+    fleet.until_answering(one).await.unwrap();
+    fleet.fleet.stop().await.unwrap();
 }

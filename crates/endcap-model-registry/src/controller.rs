@@ -5,13 +5,16 @@ use std::{sync::Arc, time::Duration};
 use endcap_coordination::{Complaint, Entries, Leadership, Session, Txn, TxnOutcome, campaign};
 use endcap_fleet::{AssignmentRecord, LedgerPage, Record as _};
 use endcap_types::ModelName;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use crate::{
     error::RegistryError,
     ledger::Ledger,
     placement::{self, placement},
-    rebuild::Whole,
+    rebuild::{ARCHIVE_PATIENCE, Whole},
     validate::Validate,
     world::World,
 };
@@ -85,15 +88,15 @@ impl Controller {
         }
     }
 
-    /// Archives what its editor could not, and concludes what it left open. `false` when the leadership or the coordinator's data are gone: a leader
-    /// that has nothing to write would not notice.
+    /// Archives what its editor could not, and concludes what it left open. `false` when the leadership or some of the
+    /// coordinator's data are gone: a leader that has nothing to write would not notice.
     async fn inspect(
         &self,
         world: &World,
         leadership: &Leadership,
         whole: &mut Whole,
     ) -> Result<bool, RegistryError> {
-        let Ledger { coordinator, keys, archive } = &self.ledger;
+        let Ledger { coordinator, keys, .. } = &self.ledger;
         let candidacy = coordinator.get(&leadership.key).await?;
         let leads = candidacy.is_some_and(|mine| mine.create_revision == leadership.create_revision);
         if !leads || coordinator.get(&keys.epoch()).await?.is_none() {
@@ -103,6 +106,19 @@ impl Controller {
         if self.was_set_back(world, whole).await? {
             return Ok(false);
         }
+        match timeout(ARCHIVE_PATIENCE, self.archive(world)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(RegistryError::Bundle(error))) => tracing::warn!(%error, "history is not archived yet"),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => tracing::warn!("history is not archived yet: the store is slow"),
+        }
+        self.validate.conclude(world, &self.id).await?;
+        Ok(true)
+    }
+
+    /// Archives the history that has no page yet.
+    async fn archive(&self, world: &World) -> Result<(), RegistryError> {
+        let archive = &self.ledger.archive;
         for (model, mirrored) in &world.view.models {
             if !archive.lags(model, mirrored.rollout.history_length) {
                 continue;
@@ -118,8 +134,7 @@ impl Controller {
                 archive.append(epoch.number, model, &page).await?;
             }
         }
-        self.validate.conclude(world, &self.id).await?;
-        Ok(true)
+        Ok(())
     }
 
     /// Whether the coordinator has less than it had, or than the archive has, now that it can be read: then whoever leads
@@ -127,11 +142,10 @@ impl Controller {
     async fn was_set_back(&self, world: &World, whole: &mut Whole) -> Result<bool, RegistryError> {
         if *whole == Whole::Believed {
             let (epoch, _) = self.ledger.epoch().await?;
-            match self.is_behind(&epoch).await {
-                Ok(false) => *whole = Whole::Compared,
-                // Still away.
-                Err(RegistryError::Bundle(_)) => {}
-                other => return other,
+            match self.is_behind(&epoch).await? {
+                Some(false) => *whole = Whole::Compared,
+                Some(true) => return Ok(true),
+                None => {}
             }
         }
         let length =

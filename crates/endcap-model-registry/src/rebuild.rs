@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use endcap_coordination::{Compare, Leadership, Txn, TxnOutcome};
 use endcap_fleet::{EpochRecord, Keys, ModelView, Record as _, Recovered, RolloutRecord};
 use endcap_types::ModelName;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     controller::{Controller, MOST_OPS},
@@ -16,6 +16,8 @@ use crate::{
     world::{self, World},
 };
 
+/// How long a leader waits for the archive before it goes on without: assignments must not wait for the store.
+pub(crate) const ARCHIVE_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at who is back.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -39,18 +41,17 @@ impl Controller {
         let stored = coordinator.get(&epoch_key).await?;
         let found = stored.map(|stored| EpochRecord::from_json(&epoch_key, &stored.value)).transpose()?;
         if let Some(epoch) = &found {
-            match self.is_behind(epoch).await {
-                Ok(false) => {
+            match self.is_behind(epoch).await? {
+                Some(false) => {
                     // What this process knows may be of a store that was emptied.
                     self.ledger.archive.forget();
                     return Ok(Whole::Compared);
                 }
-                Ok(true) => {}
-                Err(RegistryError::Bundle(error)) => {
-                    tracing::warn!(%error, "the ledger cannot be read: believing the coordinator meanwhile");
+                Some(true) => {}
+                None => {
+                    tracing::warn!("the ledger cannot be read: believing the coordinator until it can");
                     return Ok(Whole::Believed);
                 }
-                Err(error) => return Err(error),
             }
             tracing::error!(
                 epoch = epoch.number,
@@ -98,11 +99,15 @@ impl Controller {
     }
 
     /// Whether the archive has what the coordinator, whose epoch this is, has not: an entry is archived after it was
-    /// committed, so that has been lost.
-    pub(crate) async fn is_behind(&self, epoch: &EpochRecord) -> Result<bool, RegistryError> {
+    /// committed, so that has been lost. Nothing when the archive cannot be read now.
+    pub(crate) async fn is_behind(&self, epoch: &EpochRecord) -> Result<Option<bool>, RegistryError> {
         // The archive first: what is committed between the two looks is no loss.
-        let reach = self.ledger.archive.reach().await?;
-        Ok(reach.epoch > epoch.number || self.lacks(&reach.lengths).await?)
+        let reach = match timeout(ARCHIVE_PATIENCE, self.ledger.archive.reach()).await {
+            Ok(Ok(reach)) => reach,
+            Ok(Err(RegistryError::Bundle(_))) | Err(_) => return Ok(None),
+            Ok(Err(error)) => return Err(error),
+        };
+        Ok(Some(reach.epoch > epoch.number || self.lacks(&reach.lengths).await?))
     }
 
     /// Whether the coordinator's history of any model is shorter than this.
