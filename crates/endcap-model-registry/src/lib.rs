@@ -10,8 +10,10 @@ mod config;
 mod controller;
 mod convert;
 mod error;
+mod evaluation;
 mod grpc;
 mod ledger;
+mod metrics;
 mod placement;
 mod rebuild;
 mod register;
@@ -22,3 +24,4 @@ mod world;
 
 pub use app::{App, Deps};
 pub use config::Config;
+pub use metrics::METRICS;
