@@ -10,7 +10,7 @@ use endcap_inference::Runtime;
 use endcap_service::{Readiness, Settings, task::Tasks, traces};
 use tokio_util::sync::CancellationToken;
 
-use crate::{cli::RoleArgs, demo, output, settings};
+use crate::{cli::RoleArgs, demo, metrics, output, settings};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -83,6 +83,7 @@ struct Process {
 
 impl Process {
     fn start(settings: Settings, common: &settings::Common, id: String) -> anyhow::Result<Self> {
+        metrics::start();
         let tasks = Tasks::new();
         let shutdown = CancellationToken::new();
         let (stop, ended) = (shutdown.clone(), tasks.token());
