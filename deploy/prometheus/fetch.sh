@@ -32,6 +32,13 @@ for package in "$work"/*.deb; do dpkg-deb -x "$package" "$work/root"; done
 bin="$work/root/usr/bin"
 # Debian's names carry a prefix, lest they meet others' on a PATH.
 if [ -x "$bin/prometheus-alertmanager" ]; then mv "$bin/prometheus-alertmanager" "$bin/alertmanager"; fi
+# Debian's Alertmanager looks for its templates where they would be installed. Here they lie in DEST/templates, so the path
+# is replaced by one of the same length, from the working directory (`.///…/templates`): run it in DEST.
+mkdir -p "$dest/templates"
+installed=/usr/share/prometheus/alertmanager
+cp "$work/root$installed/"*.tmpl "$dest/templates/"
+here=$(printf '.%*stemplates' $((${#installed} - 10)) '' | tr ' ' /)
+LC_ALL=C sed -i "s|$installed|$here|g" "$bin/alertmanager"
 for program in "${programs[@]}"; do mv "$bin/$program" "$dest/$program"; done
 found=$("$dest/prometheus" --version 2>&1)
 echo "${found%%$'\n'*}"

@@ -39,15 +39,17 @@ impl Drop for Running {
 }
 
 fn run(name: &str, folder: &TempDir, args: &[String]) -> anyhow::Result<Running> {
-    let program = program(name);
     let log = std::fs::File::create(folder.path().join("log"))?;
-    let child = Command::new(&program)
+    // In their own folder: Alertmanager finds its templates from there.
+    let home = repository(".tools/prometheus").canonicalize().context("`make setup-tests` makes it")?;
+    let child = Command::new(home.join(name))
         .args(args)
+        .current_dir(&home)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
-        .with_context(|| format!("start {}; `make setup-tests` fetches it", program.display()))?;
+        .with_context(|| format!("start {name}; `make setup-tests` fetches it"))?;
     Ok(Running(child))
 }
 

@@ -62,7 +62,8 @@ fn every_alert_has_its_paragraph_and_fires_in_one_case_and_not_in_another() -> a
         ensure!(section.is_some_and(|text| text.trim().len() > 100), "RUNBOOK.md says nothing of {alert}");
         let url = format!("runbook_url: deploy/prometheus/RUNBOOK.md#{}\n", alert.to_lowercase());
         ensure!(rules.contains(&url), "{alert} does not name its paragraph");
-        let mine = cases.split(&format!("alertname: {alert}\n")).skip(1);
+        let header = format!("alertname: {alert}\n");
+        let mine = cases.split(&header).skip(1);
         let (quiet, firing): (Vec<_>, Vec<_>) =
             mine.partition(|case| case.trim_start().starts_with("exp_alerts: []"));
         ensure!(

@@ -18,7 +18,7 @@ use endcap_service::{Readiness, Settings, task::Tasks};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::settings;
+use crate::{metrics, settings};
 
 /// What a fleet in one process is made of.
 #[derive(Debug, Clone)]
@@ -70,6 +70,7 @@ impl Fleet {
     pub async fn start(options: &FleetOptions) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&options.data_dir)
             .with_context(|| format!("create the data folder {}", options.data_dir.display()))?;
+        metrics::start();
         let mut settings = settings(options)?;
         let common = settings::Common::read(&mut settings);
         let common = settings.finish(common)?;

@@ -21,8 +21,10 @@ pub const CATALOGUE: &[(&str, &[Metric])] = &[
     ("The process", endcap_service::metrics::PROCESS_METRICS),
 ];
 
-/// Gives `/metrics` the help texts of the catalogue.
-pub(crate) fn describe() {
+/// Begins to count, with the help texts of the catalogue. Before any service starts: what it says of itself at its start
+/// would be lost.
+pub(crate) fn start() {
+    endcap_service::telemetry::metrics_handle();
     for (_, metrics) in CATALOGUE {
         endcap_service::metrics::describe(metrics);
     }

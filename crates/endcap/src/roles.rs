@@ -10,7 +10,7 @@ use endcap_inference::Runtime;
 use endcap_service::{Latch, Readiness, ReadinessParts, Settings, task::Tasks, traces};
 use tokio_util::sync::CancellationToken;
 
-use crate::{cli::RoleArgs, demo, output, settings};
+use crate::{cli::RoleArgs, demo, metrics, output, settings};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -86,6 +86,7 @@ struct Process {
 impl Process {
     /// Listens for signals and opens the admin port: both must answer while the coordinator is waited for.
     async fn start(mut settings: Settings, common: &settings::Common, id: String) -> anyhow::Result<Self> {
+        metrics::start();
         let tasks = Tasks::new();
         let shutdown = CancellationToken::new();
         let (stop, ended) = (shutdown.clone(), tasks.token());

@@ -15,7 +15,7 @@ use endcap_service::{
     telemetry::{self, TelemetryConfig},
 };
 
-use crate::{cli::ConfigArgs, metrics};
+use crate::cli::ConfigArgs;
 
 /// The parts of the settings that services get as ready-made dependencies.
 #[derive(Debug)]
@@ -186,7 +186,6 @@ pub(crate) async fn serve_admin(
 ) -> anyhow::Result<SocketAddr> {
     let config = admin::AdminConfig::read(settings);
     let server = admin::AdminServer::bind(&settings.finish(config)?, readiness).await?;
-    metrics::describe();
     let address = server.local_addr();
     let shutdown = tasks.token();
     tasks.spawn("admin", async move {
