@@ -185,6 +185,15 @@ fn a_missing_library_is_a_readable_error_with_the_command_that_mends_it() {
 }
 
 #[test]
+fn the_version_names_the_commit_or_says_that_it_does_not_know_it() {
+    let home = tempfile::tempdir().unwrap();
+    let output = endcap(home.path()).arg("--version").output().unwrap();
+    let commit = option_env!("ENDCAP_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("unknown");
+    let expected = format!("endcap {} ({commit})\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(text(&output).0, expected);
+}
+
+#[test]
 fn the_doctor_finds_a_sound_machine_sound() {
     let home = tempfile::tempdir().unwrap();
     let output = endcap(home.path()).args(["-o", "json", "doctor"]).output().unwrap();
