@@ -22,14 +22,8 @@ import grpc
 
 import chart
 
-IMAGE_FILES = {
-    "usr/local/bin/endcap": chart.binary,
-    "usr/local/bin/libonnxruntime.so": lambda: (chart.ROOT / ".tools/onnxruntime/libonnxruntime.so").resolve(),
-    "usr/local/bin/etcd": lambda: chart.ROOT / ".tools/etcd/etcd",
-    "usr/local/share/endcap/search-ranker.endcap": lambda: chart.ROOT / "deploy/demo/search-ranker.endcap",
-}
-# What a distribution-less image has, and the kernel's folders.
-SYSTEM = ("usr/lib", "usr/lib64", "proc", "sys")
+# The kernel's folders, which every container has.
+SYSTEM = ("proc", "sys")
 PR_SET_NO_NEW_PRIVS = 38
 SERVING = b"\x08\x01"
 
@@ -54,8 +48,9 @@ class Pod:
 
 
 class Cluster:
-    def __init__(self, objects: list[dict[str, Any]], folder: Path) -> None:
-        self.objects, self.folder = objects, folder
+    def __init__(self, objects: list[dict[str, Any]], image: Path, folder: Path) -> None:
+        """`image` is the root of all containers: Endcap's, with etcd in it."""
+        self.objects, self.image, self.folder = objects, image, folder
         self.pods: list[Pod] = []
         for obj in chart.of_kind(objects, *chart.WORKLOADS):
             for ordinal in range(obj["spec"].get("replicas", 1)):
@@ -107,18 +102,14 @@ class Cluster:
 
     def make_root(self, pod: Pod) -> None:
         """A read-only folder with mounts on it; they are gone with the namespace."""
-        mounts = {place: (Path("/", place), True) for place in SYSTEM if Path("/", place).exists()}
-        mounts |= {place: (source(), False) for place, source in IMAGE_FILES.items()}
+        run("cp", "--archive", "--link", str(self.image), str(pod.root))
+        mounts = {place: (Path("/", place), True) for place in SYSTEM}
         volumes = {volume["name"]: volume for volume in pod.manifest["spec"].get("volumes", [])}
         for mount in pod.container.get("volumeMounts", []):
             source = self.volume(pod, volumes.get(mount["name"], {}), mount["name"])
             mounts[mount["mountPath"][1:]] = (source, mount.get("readOnly", False))
-        for place, (source, _) in mounts.items():
-            (pod.root / place).parent.mkdir(parents=True, exist_ok=True)
-            (pod.root / place).mkdir() if source.is_dir() else (pod.root / place).touch()
-        for link in ("lib", "lib64"):
-            (pod.root / link).symlink_to(f"usr/{link}")
-        (pod.root / "etc").mkdir(exist_ok=True)
+        for place in mounts:
+            (pod.root / place).mkdir(parents=True, exist_ok=True)
         (pod.root / "etc/hosts").write_text(self.hosts())
         run("mount", "--bind", str(pod.root), str(pod.root))
         run("mount", "-o", "remount,bind,ro", str(pod.root))

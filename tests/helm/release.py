@@ -13,8 +13,8 @@ PATIENCE = 90
 VALUES = {"worker": {"replicas": 2}, "gateway": {"replicas": 2}, "bootstrap": {"enabled": True}}
 
 
-def main(folder: Path) -> None:
-    cluster = Cluster(chart.objects(VALUES), folder)
+def main(image: Path, folder: Path) -> None:
+    cluster = Cluster(chart.objects(VALUES), image, folder)
     members = cluster.of("StatefulSet", "Deployment")
     [job], [test] = cluster.of("Job"), cluster.of("Pod")
     try:
@@ -57,4 +57,4 @@ def drain(cluster: Cluster, pods) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -83,6 +83,11 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Show the fleet as a tree: models, aliases, versions, shards, replicas.
     Status,
+    /// Ask the process with these settings whether it is ready; exit 1 if not. What containers' health checks run.
+    Ready {
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
     /// Say what is missing on this machine, and the command that mends it.
     Doctor(DoctorArgs),
     /// Print a completion script for a shell.

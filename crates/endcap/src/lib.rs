@@ -13,6 +13,7 @@ pub mod fleet;
 mod model;
 mod output;
 mod program;
+mod ready;
 mod recommend;
 mod roles;
 mod run;

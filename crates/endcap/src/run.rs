@@ -5,7 +5,7 @@ use clap::CommandFactory as _;
 use crate::{
     bundle,
     cli::{Cli, Command},
-    demo, doctor, evaluate, model, recommend,
+    demo, doctor, evaluate, model, ready, recommend,
     roles::{self, Role},
     status,
 };
@@ -25,6 +25,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Recommend(args) => recommend::run(&global, args).await,
         Command::Evaluate(args) => evaluate::run(&global, args).await,
         Command::Status => status::run(&global).await,
+        Command::Ready { config } => ready::run(&config).await,
         Command::Doctor(args) => doctor::run(&global, &args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "endcap", &mut std::io::stdout());
