@@ -6,6 +6,8 @@ ORT        := $(TOOLS)/onnxruntime/libonnxruntime.so
 PIPELINES  := $(TOOLS)/pipelines
 ETCD       := $(TOOLS)/etcd/etcd
 TEST_TOOLS := $(TOOLS)/tests
+PROMETHEUS := $(TOOLS)/prometheus/prometheus
+GRAFANA    := $(TOOLS)/grafana
 DEMO       := deploy/demo/search-ranker.endcap
 HELM_TOOLS := $(TOOLS)/helm
 CARGO      ?= cargo
@@ -86,8 +88,21 @@ $(ETCD): deploy/etcd/fetch.sh
 	deploy/etcd/fetch.sh $(dir $@)
 	@touch -h $@
 
+$(GRAFANA)/stamp: deploy/grafana/requirements.txt deploy/grafana/setup.sh
+	deploy/grafana/setup.sh $(GRAFANA)
+	@touch $@
+
+.PHONY: dashboards
+dashboards: $(GRAFANA)/stamp ## Write the Grafana dashboards and the catalogue of metrics
+	$(GRAFANA)/bin/python deploy/grafana/dashboards.py
+	$(CARGO) run --locked --quiet --bin endcap -- metrics > deploy/prometheus/METRICS.md
+
+$(PROMETHEUS): deploy/prometheus/fetch.sh
+	deploy/prometheus/fetch.sh $(dir $@)
+	@touch -h $@
+
 .PHONY: setup-tests
-setup-tests: $(ORT) $(ETCD) $(PIPELINES)/stamp $(TEST_TOOLS)/stamp $(HELM_TOOLS)/stamp ## Get everything that tests talk to
+setup-tests: $(ORT) $(ETCD) $(PROMETHEUS) $(GRAFANA)/stamp $(PIPELINES)/stamp $(TEST_TOOLS)/stamp $(HELM_TOOLS)/stamp ## Get everything that tests talk to
 
 .PHONY: test
 test: setup-tests ## Run every test

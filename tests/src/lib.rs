@@ -4,7 +4,9 @@
 pub mod cable;
 pub mod linear;
 pub mod load;
+pub mod otlp;
 pub mod processes;
+pub mod prometheus;
 pub mod registry;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};

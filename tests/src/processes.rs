@@ -89,7 +89,7 @@ impl ProcessFleet {
             ("worker.drain.delay", "300ms".to_owned()),
             ("worker.device", "cpu".to_owned()),
             ("telemetry.log", "info".to_owned()),
-            (&format!("{role}.grpc.listen"), address.to_string()),
+            (&format!("{}.grpc.listen", role.replace('-', "_")), address.to_string()),
             ("admin.listen", admin.to_string()),
         ];
         let set = set.iter().map(|(key, value)| (*key, (*value).to_owned()));
@@ -97,6 +97,15 @@ impl ProcessFleet {
         command.extend(settings.into_iter().chain(set).flat_map(|(key, value)| setting(key, &value)));
         let log = self.folder.path().join(format!("{id}.log"));
         Node { command, address, admin, log, process: None }
+    }
+
+    /// Starts one more member and waits until it is ready.
+    pub async fn add(&mut self, program: &Path, role: &str, set: &[(&str, &str)]) -> anyhow::Result<()> {
+        let id = format!("{role}-{}", self.ids(role).len() + 1);
+        let node = self.node(program, role, &id, set);
+        self.nodes.insert(id.clone(), node);
+        self.launch(&id)?;
+        self.until_ready(&id).await
     }
 
     /// Moves a worker behind a cable of its own, which it starts again on.
@@ -129,6 +138,25 @@ impl ProcessFleet {
 
     pub fn url(&self, id: &str) -> String {
         format!("http://{}", self.nodes[id].address)
+    }
+
+    /// Where a member's admin port listens.
+    pub fn admin(&self, id: &str) -> SocketAddr {
+        self.nodes[id].admin
+    }
+
+    /// An answer of a member's admin port to a POST.
+    pub async fn post(&self, id: &str, path: &str, body: &str) -> anyhow::Result<String> {
+        let request = format!(
+            "POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        exchange(self.nodes[id].admin, &request).await
+    }
+
+    /// The lines that a member has logged.
+    pub fn log(&self, id: &str) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(&self.nodes[id].log)?)
     }
 
     pub fn pid(&self, id: &str) -> Option<u32> {
@@ -185,7 +213,7 @@ impl ProcessFleet {
         let admin = node.admin;
         let what = format!("{id} is ready");
         let waited = eventually(&what, async || {
-            http(admin, "/readyz").await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+            http(admin, "/readyz").await.is_ok_and(|answer| answer.starts_with("HTTP/1.0 200"))
         });
         waited.await.with_context(|| tail(&self.nodes[id].log))
     }
@@ -318,11 +346,15 @@ fn setting(key: &str, value: &str) -> [String; 2] {
     ["--set".to_owned(), format!("{key}={value}")]
 }
 
-async fn http(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+/// A whole answer, as text. HTTP/1.0, so that nobody sends it in chunks.
+pub(crate) async fn http(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    exchange(address, &format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")).await
+}
+
+async fn exchange(address: SocketAddr, request: &str) -> anyhow::Result<String> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let exchange = async {
         let mut stream = tokio::net::TcpStream::connect(address).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;

@@ -68,6 +68,12 @@ fn only_coordination_names_etcd_client() {
 }
 
 #[test]
+fn only_service_names_opentelemetry() {
+    assert_eq!(users_of("opentelemetry"), ["endcap-service"]);
+    assert_eq!(users_of("tracing-opentelemetry"), ["endcap-service"]);
+}
+
+#[test]
 fn only_bundle_names_object_store() {
     assert_eq!(users_of("object_store"), ["endcap-bundle"]);
 }

@@ -64,6 +64,7 @@ async fn same_ndcg(data: &Path) -> anyhow::Result<()> {
     };
     endcap::release(&global, &packed).await?;
     let args = EvaluateArgs {
+        record: false,
         bundle: Some(packed),
         labels: None,
         version: None,

@@ -6,8 +6,10 @@
 mod app;
 mod config;
 mod grpc;
+mod metrics;
 mod request;
 mod store;
 
 pub use app::{App, Deps};
 pub use config::Config;
+pub use metrics::METRICS;

@@ -9,7 +9,7 @@ use std::{
 use endcap_types::{FeatureName, FeatureValue, Namespace};
 use moka::{Expiry, ops::compute::Op, sync::Cache};
 
-use crate::request::Put;
+use crate::{metrics, request::Put};
 
 /// Values by feature.
 pub(crate) type Group = BTreeMap<FeatureName, FeatureValue>;
@@ -68,15 +68,12 @@ impl Store {
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Stored> {
-        let entry = self.entries.get(key);
-        let (name, namespace) = match entry {
-            Some(_) => ("endcap_feature_cache_hits_total", key.namespace.as_str()),
-            None => ("endcap_feature_cache_misses_total", key.namespace.as_str()),
+        let Some(entry) = self.entries.get(key) else {
+            metrics::miss(key.namespace);
+            return None;
         };
-        metrics::counter!(name, "namespace" => namespace).increment(1);
-        let entry = entry?;
         let age = entry.written.elapsed();
-        metrics::histogram!("endcap_feature_age_seconds", "namespace" => namespace).record(age.as_secs_f64());
+        metrics::hit(key.namespace, age);
         Some(Stored { values: entry.values, age, ttl_left: entry.ttl.saturating_sub(age) })
     }
 

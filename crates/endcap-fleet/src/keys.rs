@@ -31,6 +31,10 @@ pub enum Key {
         model: ModelName,
         sequence: u64,
     },
+    Evaluation {
+        model: ModelName,
+        version: Version,
+    },
     Assignment(ShardKey),
     Ready {
         shard: ShardKey,
@@ -102,6 +106,15 @@ impl Keys {
         format!("{}/history/{model}/{sequence:010}", self.prefix)
     }
 
+    /// What was measured of versions through the fleet: beside the models, whose watchers need not carry it.
+    pub fn evaluations(&self) -> String {
+        format!("{}/evaluations/", self.prefix)
+    }
+
+    pub fn evaluation(&self, model: &ModelName, version: Version) -> String {
+        format!("{}/evaluations/{model}/{:010}", self.prefix, version.get())
+    }
+
     pub fn assignments(&self) -> String {
         format!("{}/assignments/", self.prefix)
     }
@@ -171,6 +184,9 @@ impl Keys {
             ["history", model, sequence] => {
                 Some(Key::History { model: model.parse().ok()?, sequence: sequence.parse().ok()? })
             }
+            ["evaluations", model, version] => {
+                Some(Key::Evaluation { model: model.parse().ok()?, version: parse_version(version)? })
+            }
             ["assignments", model, version, shard] => {
                 ShardKey::parse(model, version, shard).map(Key::Assignment)
             }
@@ -222,6 +238,10 @@ mod tests {
                 Key::Version { model: model.clone(), version: Version::FIRST },
             ),
             (keys.rollout(&model), Key::Rollout { model: model.clone() }),
+            (
+                keys.evaluation(&model, Version::FIRST),
+                Key::Evaluation { model: model.clone(), version: Version::FIRST },
+            ),
             (keys.history(&model, 7), Key::History { model, sequence: 7 }),
             (keys.assignment(&shard), Key::Assignment(shard.clone())),
             (keys.ready(&shard, "w1"), Key::Ready { shard: shard.clone(), worker: "w1".into() }),

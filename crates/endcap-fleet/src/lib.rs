@@ -16,8 +16,9 @@ pub use keys::{DEFAULT_PREFIX, Key, Keys, ShardKey};
 pub use ledger::{EpochRecord, LedgerPage, Recovered, replay};
 pub use moves::{MoveError, check_revision, promote, rollback};
 pub use records::{
-    Action, AssignmentRecord, FORMAT, FailedRecord, HistoryRecord, MemberRecord, ModelView, Models,
-    ReadyRecord, Record, RecordError, RolloutRecord, VersionRecord, VersionState, WorkerRecord, is_wanted,
+    Action, AssignmentRecord, EvaluationRecord, FORMAT, FailedRecord, HistoryRecord, MemberRecord, ModelView,
+    Models, ReadyRecord, Record, RecordError, RolloutRecord, VersionRecord, VersionState, WorkerRecord,
+    is_wanted,
 };
 pub use snapshot::{
     FleetView, ReadyReplicas, Replica, Route, RouteError, RoutingSnapshot, Target, missing_shards,

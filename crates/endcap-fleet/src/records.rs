@@ -136,6 +136,16 @@ pub struct HistoryRecord {
     pub reason: String,
 }
 
+/// `evaluations/{model}/{version}`: what the last run of labelled queries through the fleet measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationRecord {
+    /// RFC 3339.
+    pub at: String,
+    pub actor: String,
+    /// By name, e.g. "ndcg@10".
+    pub metrics: BTreeMap<String, f64>,
+}
+
 /// `assignments/{model}/{version}/{shard}`, written by the controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssignmentRecord {
@@ -203,6 +213,9 @@ impl Record for RolloutRecord {
 }
 impl Record for HistoryRecord {
     const KIND: &'static str = "history entry";
+}
+impl Record for EvaluationRecord {
+    const KIND: &'static str = "evaluation";
 }
 impl Record for AssignmentRecord {
     const KIND: &'static str = "assignment";

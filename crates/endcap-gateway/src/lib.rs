@@ -26,3 +26,4 @@ mod scatter;
 
 pub use app::{App, Deps};
 pub use config::Config;
+pub use metrics::METRICS;

@@ -2,8 +2,57 @@
 
 use std::time::Duration;
 
-use endcap_types::Quality;
+use endcap_types::{Metric, Quality};
 use metrics::{counter, gauge, histogram};
+
+/// Declared here, listed in `deploy/prometheus/METRICS.md`.
+pub const METRICS: &[Metric] = &[
+    Metric::counter(
+        "endcap_answers_total",
+        &["arm", "model", "rung", "version"],
+        "Answers, by the rung they stand on and the version that gave them.",
+    ),
+    Metric::counter(
+        "endcap_degradations_total",
+        &["model", "reason"],
+        "Reasons for which an answer was less than it could be; an answer may have several.",
+    ),
+    Metric::histogram(
+        "endcap_coverage_ratio",
+        &["model"],
+        "Share of the items to score that were scored, of each answer.",
+    ),
+    Metric::histogram(
+        "endcap_stage_duration_seconds",
+        &["stage"],
+        "Time of one stage of a request: plan, features, encode, scatter, merge. Skipped stages are no samples.",
+    ),
+    Metric::counter(
+        "endcap_mixed_version_total",
+        &[],
+        "Replies of a worker dropped because they came from another version than was asked. Stays 0.",
+    ),
+    Metric::counter(
+        "endcap_work_after_deadline_total",
+        &[],
+        "Answers finished when nobody could use them any more.",
+    ),
+    Metric::counter(
+        "endcap_shard_retries_total",
+        &[],
+        "Questions put to a second replica after the first failed.",
+    ),
+    Metric::counter(
+        "endcap_replica_ejections_total",
+        &[],
+        "Workers left alone for a while after failing in a row.",
+    ),
+    Metric::gauge(
+        "endcap_routing_snapshot_age_seconds",
+        &[],
+        "Time since the coordinator last confirmed the routing snapshot; 0 while it is followed.",
+    ),
+];
 
 /// The parts of a request that are timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +99,10 @@ pub(crate) fn answered(quality: &Quality) {
         "rung" => quality.rung.as_str(),
     )
     .increment(1);
+    for reason in &quality.reasons {
+        counter!("endcap_degradations_total", "model" => model.clone(), "reason" => reason.as_str())
+            .increment(1);
+    }
     histogram!("endcap_coverage_ratio", "model" => model).record(quality.coverage.ratio());
 }
 

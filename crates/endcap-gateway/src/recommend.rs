@@ -8,6 +8,7 @@ use endcap_types::{
     DegradationReason, FeatureName, FeatureValue, Quality, Rung, ShardOutcome, StageTiming, Violations,
 };
 use tokio::time::Instant;
+use tracing::{Instrument as _, field::Empty};
 
 use crate::{
     answer::{Answer, Item},
@@ -49,14 +50,26 @@ struct Placement<'a> {
 impl Recommend {
     /// Answers within the call's deadline. A request that can be answered at all is, with a truthful rung.
     pub(crate) async fn run(&self, asked: Asked, call: &Call) -> Result<Answer, RecommendError> {
+        let span = tracing::info_span!("recommend", version = Empty, arm = Empty, rung = Empty);
+        let answer = self.answer(asked, call).instrument(span.clone()).await?;
+        span.record("version", answer.quality.pin.version.get());
+        span.record("arm", answer.quality.arm.as_str());
+        span.record("rung", answer.quality.rung.as_str());
+        Ok(answer)
+    }
+
+    async fn answer(&self, asked: Asked, call: &Call) -> Result<Answer, RecommendError> {
         let started = Instant::now();
         if call.deadline.is_expired() {
             return Err(RecommendError::Expired);
         }
         let routes = self.routing.load();
         let model = asked.model.as_ref().unwrap_or(&self.config.default_model);
-        let placed = place(&routes, model, &asked)?;
-        let context = placed.check(&asked)?;
+        let (placed, context) = tracing::info_span!("plan").in_scope(|| {
+            let placed = place(&routes, model, &asked)?;
+            let context = placed.check(&asked)?;
+            Ok::<_, RecommendError>((placed, context))
+        })?;
         let reserve = self.config.answer_reserve;
         let rung = plan(call.deadline.remaining(), Estimates { full: FASTEST_SCATTER, reserve });
         let mut timing = StageTiming { plan_us: micros(started.elapsed()), ..StageTiming::default() };
@@ -77,7 +90,7 @@ impl Recommend {
             }
         };
         let merging = Instant::now();
-        let mut answer = finish(&asked, &placed, outcome)?;
+        let mut answer = tracing::info_span!("finish").in_scope(|| finish(&asked, &placed, outcome))?;
         timing.merge_us += micros(merging.elapsed());
         timing.total_us = micros(started.elapsed());
         answer.quality.timing = timing;
@@ -94,8 +107,9 @@ impl Recommend {
         timing: &mut StageTiming,
     ) -> Result<Outcome, RecommendError> {
         let Placement { asked, placed, routes, context } = placement;
-        let features = timed(self.features.fetch(&placed.parts, &routes.feature_caches, asked, call));
-        let vector = timed(self.vector(asked, placed, route, call));
+        let features = timed(self.features.fetch(&placed.parts, &routes.feature_caches, asked, call))
+            .instrument(tracing::info_span!("features"));
+        let vector = timed(self.vector(asked, placed, route, call)).instrument(tracing::info_span!("encode"));
         let (((mut features, missing), features_us), (vector, encode_us)) = tokio::join!(features, vector);
         (timing.features_us, timing.encode_us) = (features_us, encode_us);
         let mut reasons: BTreeSet<_> = missing.into_iter().collect();
@@ -123,7 +137,8 @@ impl Recommend {
             fields: asked.fields.clone(),
         };
         let parts = gather::parts(asked, placed);
-        let (replies, scatter_us) = timed(self.scatter.run(route, &question, &parts, call)).await;
+        let scatter = timed(self.scatter.run(route, &question, &parts, call));
+        let (replies, scatter_us) = scatter.instrument(tracing::info_span!("scatter")).await;
         timing.scatter_us = scatter_us;
         // What the shards find wrong with the caller's columns is the caller's to mend; anything else is ours.
         for reply in &replies {
@@ -135,7 +150,7 @@ impl Recommend {
             }
         }
         let merging = Instant::now();
-        let mut outcome = gather(asked, placed, &parts, replies);
+        let mut outcome = tracing::info_span!("merge").in_scope(|| gather(asked, placed, &parts, replies));
         timing.merge_us = micros(merging.elapsed());
         outcome.reasons.append(&mut reasons);
         Ok(outcome)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use endcap_fleet::{Replica, Route};
 use endcap_types::{ShardIndex, ShardOutcome};
 use futures::{StreamExt as _, stream::FuturesUnordered};
+use tracing::Instrument as _;
 
 use crate::{
     ports::{Call, Part, Question, ShardAnswer, ShardClient},
@@ -62,6 +63,11 @@ impl Scatter {
             .ask(&replicas, &question.pin, call, |replica, call| {
                 self.client.score(&replica.endpoint, question, part, call)
             })
+            .instrument(tracing::info_span!(
+                "shard",
+                shard = part.shard,
+                version = question.pin.version.get()
+            ))
             .await;
         ShardReply { shard: part.shard, answer }
     }

@@ -148,6 +148,7 @@ impl Executor {
             return Err(InferError::Overloaded { rows: queue.rows, asked: rows, limit });
         }
         queue.rows += rows;
+        crate::metrics::queued(&self.shared.options.file, rows);
         queue.jobs.push_back(Job { inputs, rows, deadline, arrived, reply });
         drop(queue);
         self.shared.arrived.notify_one();
@@ -189,6 +190,7 @@ impl Shared {
                 }
                 let Some(job) = queue.jobs.pop_front() else { break };
                 queue.rows -= job.rows;
+                crate::metrics::taken(&self.options.file, job.rows);
                 // Nobody waits for it any more, or its answer would come too late: it is not run.
                 if job.reply.is_closed() {
                     continue;
@@ -223,6 +225,7 @@ impl Shared {
                     let (mine, others) = rest.split_at(job.rows * width);
                     rest = others;
                     let queued = started - job.arrived;
+                    crate::metrics::waited(&self.options.file, queued);
                     let _gone = job.reply.send(Ok(Ran { output: mine.to_vec(), width, queued, inferred }));
                 }
             }

@@ -9,6 +9,7 @@ mod encoder;
 mod error;
 mod executor;
 mod golden;
+mod metrics;
 mod runtime;
 mod scan;
 mod shard;
@@ -17,6 +18,7 @@ mod version;
 
 pub use binding::QueryFeatures;
 pub use error::{GoldenMismatch, InferError, LoadError, RuntimeError};
+pub use metrics::METRICS;
 pub use runtime::{DeviceChoice, Runtime, RuntimeOptions};
 pub use shard::ShardTable;
 pub use version::{ModelOptions, Ranked, VersionModel};

@@ -11,8 +11,9 @@ use endcap_service::{GrpcServer, Readiness, task::Tasks};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, archive::Archive, catalogue::Catalogue, controller::Controller, grpc::RegistryGrpc,
-    ledger::Ledger, register::Register, rollout::Rollouts, validate::Validate, watch::Watch, world,
+    Config, archive::Archive, catalogue::Catalogue, controller::Controller, evaluation::Evaluations,
+    grpc::RegistryGrpc, ledger::Ledger, metrics, register::Register, rollout::Rollouts, validate::Validate,
+    watch::Watch, world,
 };
 
 /// What the registry needs from outside.
@@ -51,6 +52,7 @@ impl App {
         let archive = Archive::new(store.journal(&format!("ledger{}", keys.all().trim_end_matches('/'))));
         let ledger = Ledger { coordinator, keys: keys.clone(), archive };
         let validate = Validate { ledger: ledger.clone(), keys: keys.clone(), entries: entries.clone() };
+        run(&tasks, "metrics", metrics::follow(keys.clone(), id.clone(), entries.clone()));
         let controller = Controller {
             ledger: ledger.clone(),
             validate: validate.clone(),
@@ -65,6 +67,7 @@ impl App {
             register: Register { ledger: ledger.clone(), store, incoming, max_bundle: config.max_bundle },
             validate,
             rollouts: Rollouts { ledger: ledger.clone(), keys: keys.clone() },
+            evaluations: Evaluations { ledger: ledger.clone(), keys: keys.clone() },
             catalogue: Catalogue { ledger: ledger.clone(), keys: keys.clone() },
             watch: Watch { ledger, keys, entries },
             freshness,

@@ -10,8 +10,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    catalogue::Catalogue, convert, error::RegistryError, register::Register, rollout::Rollouts,
-    validate::Validate, watch::Watch, world::World,
+    catalogue::Catalogue, convert, error::RegistryError, evaluation::Evaluations, register::Register,
+    rollout::Rollouts, validate::Validate, watch::Watch, world::World,
 };
 
 /// For callers who bring no deadline to a validation: large models take their time.
@@ -23,6 +23,7 @@ pub(crate) struct RegistryGrpc {
     pub(crate) validate: Validate,
     pub(crate) rollouts: Rollouts,
     pub(crate) catalogue: Catalogue,
+    pub(crate) evaluations: Evaluations,
     pub(crate) watch: Watch,
     pub(crate) freshness: Freshness,
     pub(crate) tasks: Tasks,
@@ -77,6 +78,14 @@ impl ModelRegistry for RegistryGrpc {
     async fn get_history(&self, request: Request<pb::GetHistoryRequest>) -> Answer<pb::GetHistoryResponse> {
         let id = RequestId::of(&request);
         answer(self.catalogue.history(request.into_inner()).await, &id)
+    }
+
+    async fn record_evaluation(
+        &self,
+        request: Request<pb::RecordEvaluationRequest>,
+    ) -> Answer<pb::RecordEvaluationResponse> {
+        let id = RequestId::of(&request);
+        answer(self.evaluations.record(request.into_inner()).await, &id)
     }
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Answer<Self::WatchStream> {

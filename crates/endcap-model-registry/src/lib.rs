@@ -10,8 +10,10 @@ mod config;
 mod controller;
 mod convert;
 mod error;
+mod evaluation;
 mod grpc;
 mod ledger;
+mod metrics;
 mod rebuild;
 mod register;
 mod rollout;
@@ -21,3 +23,4 @@ mod world;
 
 pub use app::{App, Deps};
 pub use config::Config;
+pub use metrics::METRICS;

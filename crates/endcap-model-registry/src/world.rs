@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use endcap_coordination::{CoordinationError, Coordinator, Entries, KeyValue, Revision};
 use endcap_fleet::{
-    AssignmentRecord, FailedRecord, FleetView, Key, Keys, MemberRecord, ReadyRecord, Record, RolloutRecord,
-    ShardKey, VersionRecord, WorkerRecord,
+    AssignmentRecord, EvaluationRecord, FailedRecord, FleetView, Key, Keys, MemberRecord, ReadyRecord,
+    Record, RolloutRecord, ShardKey, VersionRecord, WorkerRecord,
 };
-use endcap_types::Digest;
+use endcap_types::{Digest, ModelName, Version};
 
 /// Everything known, as records.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,6 +16,7 @@ pub(crate) struct World {
     pub(crate) assignments: BTreeMap<ShardKey, AssignmentRecord>,
     pub(crate) failed: BTreeMap<(ShardKey, String), FailedRecord>,
     pub(crate) workers: BTreeMap<String, WorkerRecord>,
+    pub(crate) evaluations: BTreeMap<(ModelName, Version), EvaluationRecord>,
     /// By role and id.
     pub(crate) members: BTreeMap<(&'static str, String), MemberRecord>,
     /// Registries that stand for controller, by the revision at which they began to: the first one leads.
@@ -30,6 +31,7 @@ pub(crate) fn prefixes(keys: &Keys) -> Vec<String> {
         keys.ready_all(),
         keys.failed_all(),
         keys.workers(),
+        keys.evaluations(),
         keys.gateways(),
         keys.feature_caches(),
         format!("{}/", keys.controller_election()),
@@ -116,6 +118,9 @@ impl World {
             }
             Key::FeatureCache { node } => {
                 self.members.extend(read(key, value).map(|record| (("feature-cache", node), record)));
+            }
+            Key::Evaluation { model, version } => {
+                self.evaluations.extend(read(key, value).map(|record| ((model, version), record)));
             }
             Key::History { .. } => {}
         }

@@ -306,3 +306,35 @@ async fn until(mut condition: impl AsyncFnMut() -> bool) {
     };
     tokio::time::timeout(PATIENCE, polling).await.expect("the condition comes true");
 }
+
+#[tokio::test]
+async fn an_evaluation_is_kept_for_a_version_that_exists_and_only_with_finite_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let coordinator: Arc<dyn Coordinator> = Arc::new(EmbeddedCoordinator::in_memory());
+    let mut registry = start(&coordinator, folder.path(), "registry-1").await;
+    let (_kept, bytes) = packed("a");
+    register(&mut registry.client, bytes).await;
+    let record = |version, figures: &[(&str, f64)]| pb::RecordEvaluationRequest {
+        model: MODEL.into(),
+        version,
+        metrics: figures.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+        actor: "ada".into(),
+    };
+    let refused = registry.client.record_evaluation(record(1, &[("ndcg@10", f64::NAN)])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(
+        registry.client.record_evaluation(record(1, &[])).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    let unknown = registry.client.record_evaluation(record(2, &[("ndcg@10", 0.5)])).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+
+    registry.client.record_evaluation(record(1, &[("ndcg@10", 0.4)])).await.unwrap();
+    registry.client.record_evaluation(record(1, &[("ndcg@10", 0.5)])).await.unwrap();
+    let key = Keys::default().evaluation(&MODEL.parse().unwrap(), endcap_types::Version::FIRST);
+    let entry = coordinator.get(&key).await.unwrap().unwrap();
+    let kept = endcap_fleet::EvaluationRecord::from_json(&key, &entry.value).unwrap();
+    assert_eq!((kept.actor.as_str(), kept.metrics["ndcg@10"]), ("ada", 0.5));
+    registry.shutdown.cancel();
+    registry.served.await.unwrap();
+}

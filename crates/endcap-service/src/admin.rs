@@ -49,7 +49,7 @@ impl AdminServer {
         let router = Router::new()
             .route("/livez", get(async || "ok"))
             .route("/readyz", get(readyz))
-            .route("/metrics", get(async || telemetry::metrics_handle().render()))
+            .route("/metrics", get(metrics))
             .route("/log-level", post(set_log_level))
             .with_state(self.readiness);
         let ended = shutdown.clone();
@@ -69,6 +69,11 @@ async fn upkeep() {
         ticks.tick().await;
         telemetry::metrics_handle().run_upkeep();
     }
+}
+
+async fn metrics() -> String {
+    telemetry::collect_process();
+    telemetry::metrics_handle().render()
 }
 
 async fn readyz(State(readiness): State<Vec<Readiness>>) -> (StatusCode, String) {

@@ -9,7 +9,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::{Deadline, RequestId, request_id::HEADER};
+use crate::{Deadline, RequestId, request_id::HEADER, traces};
 
 /// A member that does not answer this long is not there; well below any deadline that could still use it.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -69,12 +69,14 @@ pub async fn is_serving(channel: Channel, deadline: Deadline) -> bool {
     }
 }
 
-/// A request that tells the other side how much time is left, and on whose behalf.
+/// A request that tells the other side how much time is left, on whose behalf, and in which trace: that of the span in
+/// which this is called.
 pub fn request<T>(message: T, deadline: Deadline, id: &RequestId) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(deadline.remaining());
     if let Ok(value) = id.as_str().parse() {
         request.metadata_mut().insert(HEADER, value);
     }
+    traces::inject(request.metadata_mut());
     request
 }

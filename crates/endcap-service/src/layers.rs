@@ -15,9 +15,16 @@ use thiserror::Error;
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, field::Empty};
 
-use crate::{Deadline, RequestId, deadline::parse_grpc_timeout, request_id::HEADER, status::to_status};
+use crate::{
+    Deadline, RequestId,
+    deadline::parse_grpc_timeout,
+    metrics::{self, InFlight},
+    request_id::HEADER,
+    status::to_status,
+    traces,
+};
 
 /// tonic's client and server apply `grpc-timeout` too, outside this stack, and say CANCELLED. Ending a tenth earlier,
 /// but never more than this, lets our answer, which says why, arrive first.
@@ -106,8 +113,18 @@ where
         let id = RequestId::from_header(request.headers().get(HEADER).map(|value| value.as_bytes()));
         request.extensions_mut().insert(id.clone());
         let rpc = rpc_name(request.uri().path());
-        // One span per call; handlers and use cases add theirs inside.
-        let span = tracing::info_span!("rpc", rpc.service = layer.role, rpc.method = %rpc, request.id = %id);
+        // One span per call; handlers and use cases add theirs inside. Of the highest level, so that lines of every level
+        // carry the ids.
+        let span = tracing::error_span!(
+            "rpc",
+            rpc.service = layer.role,
+            rpc.method = %rpc,
+            request.id = %id,
+            trace.id = Empty
+        );
+        if let Some(trace) = traces::accept(&span, request.headers()) {
+            span.record("trace.id", tracing::field::display(trace));
+        }
 
         Box::pin(
             async move {
@@ -120,7 +137,8 @@ where
                     response.headers_mut().insert(HEADER, value);
                 }
                 // Last, so that it counts what the caller saw, whoever decided it.
-                record(layer.role, rpc, &response, started);
+                let code = record(layer.role, rpc, &response, started);
+                traces::finish(&tracing::Span::current(), code_name(code), is_our_fault(code));
                 Ok(response)
             }
             .instrument(span),
@@ -140,14 +158,15 @@ impl CallLayer {
         // Before the limit: a call that nobody waits for must not take a place.
         let deadline = deadline(&request);
         if deadline.is_some_and(Deadline::is_expired) {
+            metrics::expired("arrival");
             return Err(CallError::ExpiredOnArrival);
         }
         // Before any work: beyond this many, everyone would only be slower.
         let Ok(_place) = self.in_flight.try_acquire() else {
-            metrics::counter!("endcap_rejected_total", "service" => self.role, "reason" => "in_flight")
-                .increment(1);
+            metrics::rejected(self.role, "in_flight");
             return Err(CallError::Full { in_flight: self.max_in_flight });
         };
+        let _counted = InFlight::enter(self.role);
         // Innermost: a fault of one call must not take the connection, with everyone else's calls, down.
         let guarded = async {
             let called = AssertUnwindSafe(async { inner.call(request_with(&mut request, deadline)).await });
@@ -160,7 +179,10 @@ impl CallLayer {
         match deadline {
             Some(deadline) => {
                 let raced = tokio::time::timeout_at(deadline.instant(), guarded).await;
-                raced.unwrap_or(Err(CallError::Expired))
+                raced.unwrap_or_else(|_elapsed| {
+                    metrics::expired("handler");
+                    Err(CallError::Expired)
+                })
             }
             None => guarded.await,
         }
@@ -184,10 +206,10 @@ fn deadline(request: &http::Request<Body>) -> Option<Deadline> {
 
 /// The method's name, or one word for all unknown paths, so that callers can't invent label values.
 fn rpc_name(path: &str) -> &'static str {
-    RPCS.into_iter().find(|rpc| path.rsplit('/').next() == Some(*rpc)).unwrap_or("other")
+    RPCS.iter().copied().find(|rpc| path.rsplit('/').next() == Some(*rpc)).unwrap_or("other")
 }
 
-const RPCS: [&str; 18] = [
+const RPCS: &[&str] = &[
     "Recommend",
     "GetFeatures",
     "PutFeatures",
@@ -202,20 +224,29 @@ const RPCS: [&str; 18] = [
     "GetHistory",
     "Watch",
     "GetFleet",
+    "GetRouting",
+    "RecordEvaluation",
     "Check",
     "List",
     "ServerReflectionInfo",
     "other",
 ];
 
-fn record(role: &'static str, rpc: &'static str, response: &http::Response<Body>, started: Instant) {
+fn record(role: &'static str, rpc: &'static str, response: &http::Response<Body>, started: Instant) -> Code {
     // A success carries its status in the trailers, an error of a unary call in the headers.
     let status = response.headers().get("grpc-status").and_then(|value| value.to_str().ok());
     let code = status.map_or(Code::Ok, |text| Code::from_bytes(text.as_bytes()));
-    metrics::counter!("endcap_requests_total", "service" => role, "rpc" => rpc, "code" => code_name(code))
-        .increment(1);
-    metrics::histogram!("endcap_request_duration_seconds", "service" => role, "rpc" => rpc)
-        .record(started.elapsed().as_secs_f64());
+    metrics::answered(role, rpc, code_name(code), started.elapsed());
+    tracing::debug!(code = code_name(code), "answered");
+    code
+}
+
+/// Not the caller's mistake, nor a refusal that costs nothing and comes in masses.
+fn is_our_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Internal | Code::Unknown | Code::DataLoss | Code::Unavailable | Code::DeadlineExceeded
+    )
 }
 
 fn code_name(code: Code) -> &'static str {

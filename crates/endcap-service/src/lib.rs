@@ -10,12 +10,14 @@ pub mod client;
 pub mod config;
 mod deadline;
 mod layers;
+pub mod metrics;
 mod readiness;
 mod request_id;
 mod server;
 pub mod status;
 pub mod task;
 pub mod telemetry;
+pub mod traces;
 
 pub use config::{ConfigProblems, Settings};
 pub use deadline::Deadline;

@@ -14,7 +14,7 @@ use tonic::{
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{Readiness, Settings, layers::CallLayer};
+use crate::{Readiness, Settings, layers::CallLayer, metrics};
 
 /// Client deadlines under overload reset many streams at once; the library's default of 20 would then close whole
 /// connections, with everyone else's calls.
@@ -152,6 +152,7 @@ impl GrpcServer {
             .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
         tokio::pin!(server);
         let follow = follow(&reporter, &self.services, &readiness);
+        metrics::serves(role);
         tracing::info!(role, address = %self.address, "listens");
 
         tokio::select! {

@@ -1,26 +1,35 @@
-//! Logs and metrics of a process.
+//! Logs and metrics of a process, and where its traces begin.
 
 use std::{io::IsTerminal as _, sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use thiserror::Error;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
-    EnvFilter, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+    EnvFilter, Layer as _, Registry, filter::Targets, fmt, layer::SubscriberExt as _, reload,
+    util::SubscriberInitExt as _,
 };
 
-use crate::Settings;
+use crate::{
+    Settings,
+    traces::{self, TracesConfig},
+};
 
-/// One bucket set for every time, in seconds, so that any two can be compared.
-const SECONDS: [f64; 16] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// One bucket set for every time, in seconds, so that any two can be compared: closest around the deadlines of searches,
+/// far enough for loads of large models and for the age of features.
+const SECONDS: [f64; 21] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0,
+    2.5, 10.0, 60.0, 600.0, 3600.0,
+];
 const RATIOS: [f64; 9] = [0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0];
 const ROWS: [f64; 11] = [1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0];
 
-/// How the process logs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How the process logs and traces.
+#[derive(Debug, Clone, PartialEq)]
 pub struct TelemetryConfig {
     pub log: String,
     pub json: bool,
+    pub traces: Option<TracesConfig>,
 }
 
 impl TelemetryConfig {
@@ -33,7 +42,8 @@ impl TelemetryConfig {
         if format.as_ref().is_some_and(|format| format != "pretty" && format != "json") {
             settings.reject("telemetry.format", "\"pretty\" or \"json\"");
         }
-        Some(Self { log: log?, json: format? == "json" })
+        let traces = TracesConfig::read(settings);
+        Some(Self { log: log?, json: format? == "json", traces: traces? })
     }
 }
 
@@ -41,6 +51,8 @@ impl TelemetryConfig {
 pub enum TelemetryError {
     #[error("the log filter {filter:?} is not one: {detail}")]
     Filter { filter: String, detail: String },
+    #[error("traces cannot be sent to {endpoint:?}: {detail}")]
+    Traces { endpoint: String, detail: String },
     #[error("logging was set up twice")]
     Twice,
 }
@@ -48,19 +60,28 @@ pub enum TelemetryError {
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Starts logging to stderr. Once per process.
-pub fn init(config: &TelemetryConfig) -> Result<(), TelemetryError> {
-    let filter = parse(&config.log)?;
-    let (filter, handle) = reload::Layer::new(filter);
-    let registry = tracing_subscriber::registry().with(filter);
-    let started = if config.json {
-        registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
+/// Starts logging to stderr, and sending traces of `service` if there is somewhere to. Once per process.
+pub fn init(config: &TelemetryConfig, service: &str) -> Result<(), TelemetryError> {
+    let (filter, handle) = reload::Layer::new(parse(&config.log)?);
+    let logs = if config.json {
+        fmt::layer().json().with_writer(std::io::stderr).boxed()
     } else {
         let colours = std::io::stderr().is_terminal();
-        let layer = fmt::layer().compact().with_target(true).with_ansi(colours).with_writer(std::io::stderr);
-        registry.with(layer).try_init()
+        fmt::layer().compact().with_target(true).with_ansi(colours).with_writer(std::io::stderr).boxed()
     };
-    started.map_err(|_| TelemetryError::Twice)?;
+    let tracer = config.traces.as_ref().map(|config| traces::start(config, service)).transpose()?;
+    // Traces are of our own work whatever is logged, and never of their own sending.
+    let traces = tracer.map(|tracer| {
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(Targets::new().with_target("endcap", LevelFilter::INFO))
+    });
+    let registry = tracing_subscriber::registry().with(logs.with_filter(filter)).with(traces);
+    registry.try_init().map_err(|_| TelemetryError::Twice)?;
     FILTER.set(handle).map_err(|_| TelemetryError::Twice)
 }
 
@@ -94,6 +115,11 @@ pub fn metrics_handle() -> &'static PrometheusHandle {
         }
         handle
     })
+}
+
+/// Reads what the process uses, for the scrape that asks.
+pub(crate) fn collect_process() {
+    metrics_process::Collector::default().collect();
 }
 
 /// How often samples are folded into their buckets, so that memory stays bounded when nobody scrapes.

@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, assignment::Follower, grpc::ShardGrpc, holdings::Holdings, load::Loader, publish::Publisher,
-    score::Score,
+    Config, assignment::Follower, grpc::ShardGrpc, holdings::Holdings, load::Loader, metrics,
+    publish::Publisher, score::Score,
 };
 
 /// A request of 10,000 items with fields is far below this.
@@ -69,6 +69,7 @@ impl App {
             memory_budget: config.memory_budget,
             topology: config.topology.into(),
         };
+        metrics::register(&id, publisher.device, config.memory_budget);
         publisher.worker(0).await;
         let follower = Follower {
             id,

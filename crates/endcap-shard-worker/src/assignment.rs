@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 use crate::{
     holdings::{Holdings, Removed},
-    load::{Loader, ReplicaError, phase},
+    load::{Loader, ReplicaError},
+    metrics::{self, phase},
     publish::Publisher,
 };
 
@@ -168,12 +169,7 @@ impl Follower {
 
     async fn report(&self) {
         let used = self.holdings.memory_bytes();
-        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
-        {
-            metrics::gauge!("endcap_held_shards", "worker" => self.id.to_string())
-                .set(self.holdings.shard_count() as f64);
-            metrics::gauge!("endcap_held_bytes", "worker" => self.id.to_string()).set(used as f64);
-        }
+        metrics::held(&self.id, self.holdings.shard_count(), used);
         self.publisher.worker(used).await;
     }
 }

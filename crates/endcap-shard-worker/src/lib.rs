@@ -11,8 +11,10 @@ mod error;
 mod grpc;
 mod holdings;
 mod load;
+mod metrics;
 mod publish;
 mod score;
 
 pub use app::{App, Deps};
 pub use config::Config;
+pub use metrics::METRICS;

@@ -7,6 +7,8 @@ use endcap_inference::{LoadError, ModelOptions, Runtime, ShardTable, VersionMode
 use endcap_types::{Coded, ErrorCode, ShardIndex, VersionPin};
 use thiserror::Error;
 
+use crate::metrics::phase;
+
 /// Why a replica could not be made ready. Its text is what `endcap model validate` shows.
 #[derive(Debug, Error)]
 pub(crate) enum ReplicaError {
@@ -95,9 +97,4 @@ fn build(
     model.check_golden(&golden, Some(&table)).map_err(LoadError::from)?;
     phase("golden", started);
     Ok((model, table))
-}
-
-pub(crate) fn phase(phase: &'static str, started: Instant) {
-    metrics::histogram!("endcap_swap_duration_seconds", "phase" => phase)
-        .record(started.elapsed().as_secs_f64());
 }

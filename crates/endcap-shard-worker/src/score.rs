@@ -10,6 +10,7 @@ use endcap_proto::{
 use endcap_service::Deadline;
 use endcap_types::{DType, FeatureName, FeatureValue, VersionPin, Violations};
 use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 
 use crate::{error::WorkError, holdings::Holdings};
 
@@ -46,8 +47,18 @@ impl Score {
         request: pb::ScoreRequest,
         deadline: Deadline,
     ) -> Result<pb::ScoreResponse, WorkError> {
-        let shard = request.shard;
         let pin = pin(request.pin.clone())?;
+        let span = tracing::info_span!("score", shard = request.shard, version = pin.version.get());
+        self.score(request, pin, deadline).instrument(span).await
+    }
+
+    async fn score(
+        &self,
+        request: pb::ScoreRequest,
+        pin: VersionPin,
+        deadline: Deadline,
+    ) -> Result<pb::ScoreResponse, WorkError> {
+        let shard = request.shard;
         let (model, table) = self.holdings.shard(&pin, shard)?;
         let work = checked(request, pin, &model, &table)?;
         if deadline.is_expired() {
@@ -57,12 +68,15 @@ impl Score {
         let found = match &work.mode {
             Mode::Retrieve(retrieve) => {
                 let depth = (retrieve.depth as usize).min(DEEPEST);
-                self.retrieve(&table, work.vector.clone().unwrap_or_default(), depth, deadline).await?
+                self.retrieve(&table, work.vector.clone().unwrap_or_default(), depth, deadline)
+                    .instrument(tracing::info_span!("retrieve"))
+                    .await?
             }
             Mode::Rerank(rerank) => look_up(&table, &rerank.item_ids, work.vector.as_deref()),
         };
         let retrieve_us = micros(started.elapsed());
-        let ranked = model.rank(&table, &found.rows, &work.query, deadline.instant()).await?;
+        let ranked = model.rank(&table, &found.rows, &work.query, deadline.instant());
+        let ranked = ranked.instrument(tracing::info_span!("rank", rows = found.rows.len())).await?;
         Ok(pb::ScoreResponse {
             pin: Some((&work.pin).into()),
             shard,

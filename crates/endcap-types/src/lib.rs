@@ -7,6 +7,7 @@
 mod error;
 mod feature;
 mod ids;
+mod metric;
 mod quality;
 
 pub use error::{Coded, ErrorCode, FieldViolation, Violations, is_retryable};
@@ -14,4 +15,5 @@ pub use feature::{Compute, DType, FeatureName, FeatureNameError, FeatureSpec, Fe
 pub use ids::{
     Alias, Digest, IdError, ItemId, ModelName, ShardCount, ShardIndex, Version, VersionPin, shard_of,
 };
+pub use metric::{Metric, MetricKind};
 pub use quality::{Arm, Coverage, DegradationReason, Quality, Rung, ShardOutcome, StageTiming};

@@ -88,6 +88,8 @@ pub enum Command {
         #[command(flatten)]
         config: ConfigArgs,
     },
+    /// Print the catalogue of metrics.
+    Metrics,
     /// Say what is missing on this machine, and the command that mends it.
     Doctor(DoctorArgs),
     /// Print a completion script for a shell.
@@ -308,6 +310,9 @@ pub struct EvaluateArgs {
     /// Fail (exit 1) when ndcg@10 differs from the bundle's offline figure by more than this.
     #[arg(long, value_name = "DIFFERENCE", requires = "bundle")]
     pub tolerance: Option<f64>,
+    /// Tell the registry, which shows it to Prometheus beside the bundle's own figures.
+    #[arg(long)]
+    pub record: bool,
     /// The deadline of each call.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     pub deadline: Duration,

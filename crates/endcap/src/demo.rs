@@ -27,7 +27,7 @@ const SHOWN: usize = 3;
 
 /// Starts a fleet on the demo bundle, asks a few queries and, unless `--once`, stays up.
 pub(crate) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<()> {
-    settings::start_telemetry(&args.config, Some("warn"))?;
+    settings::start_telemetry(&args.config, "endcap", Some("warn"))?;
     let scratch = tempfile::tempdir().context("make a temporary folder")?;
     let data_dir = args.data_dir.clone().unwrap_or_else(|| scratch.path().join("fleet"));
     let mut set = free_ports(args.once);
@@ -73,7 +73,7 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<()> 
 
 /// Starts a fleet whose state stays on disk.
 pub(crate) async fn dev(global: &Global, args: DevArgs) -> anyhow::Result<()> {
-    settings::start_telemetry(&args.config, None)?;
+    settings::start_telemetry(&args.config, "endcap", None)?;
     let options = FleetOptions {
         data_dir: args.data_dir.clone(),
         workers: args.workers,

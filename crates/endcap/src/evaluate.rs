@@ -27,6 +27,8 @@ const DEPTH: u32 = 100;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     pub metrics: BTreeMap<String, f64>,
+    /// The model that answered.
+    pub model: String,
     /// Versions that answered; more than one when a promotion happened meanwhile.
     pub versions: BTreeSet<u64>,
     /// Answers below the FULL rung or with a reason attached.
@@ -46,6 +48,9 @@ pub async fn run(global: &Global, args: EvaluateArgs) -> anyhow::Result<()> {
     } else {
         print(&report);
     }
+    if args.record {
+        record(global, &args, &report).await?;
+    }
     let Some(tolerance) = args.tolerance else {
         return Ok(());
     };
@@ -57,6 +62,24 @@ pub async fn run(global: &Global, args: EvaluateArgs) -> anyhow::Result<()> {
         "ndcg@10 through the fleet is {fleet:.4}, outside it {offline:.4}: they differ by {difference:.4}, \
          allowed are {tolerance}"
     );
+    Ok(())
+}
+
+async fn record(global: &Global, args: &EvaluateArgs, report: &Report) -> anyhow::Result<()> {
+    let versions: Vec<u64> = report.versions.iter().copied().collect();
+    let [version] = versions[..] else {
+        anyhow::bail!("not recorded: versions {versions:?} answered, where one should have; run it again");
+    };
+    let request = pb::RecordEvaluationRequest {
+        model: report.model.clone(),
+        version,
+        metrics: report.metrics.clone().into_iter().collect(),
+        actor: global.actor.clone(),
+    };
+    clients::registry(&global.registry)?
+        .record_evaluation(with_deadline(request, args.deadline))
+        .await
+        .map_err(|error| output::remote("record the evaluation", &global.registry, &error))?;
     Ok(())
 }
 
@@ -136,6 +159,7 @@ struct Sums {
     recall_100: f64,
     precision_10: f64,
     shown: BTreeSet<ItemId>,
+    model: String,
     versions: BTreeSet<u64>,
     degraded: usize,
 }
@@ -150,6 +174,7 @@ impl Sums {
         self.recall_100 += recall_at(100, &ranking, &labelled.gains);
         self.precision_10 += precision_at(10, &ranking, &labelled.gains);
         self.shown.extend(ranking.into_iter().take(10));
+        self.model.clone_from(&quality.model);
         self.versions.insert(quality.version);
         let flawless = quality.rung() == pb::Rung::Full && quality.degradation_reasons.is_empty();
         self.degraded += usize::from(!flawless);
@@ -169,7 +194,7 @@ impl Sums {
         if let Some(items) = catalogue.filter(|items| *items > 0) {
             metrics.insert("coverage@10".to_owned(), self.shown.len() as f64 / items as f64);
         }
-        Report { metrics, versions: self.versions, degraded: self.degraded, offline }
+        Report { metrics, model: self.model, versions: self.versions, degraded: self.degraded, offline }
     }
 }
 

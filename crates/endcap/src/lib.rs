@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 pub mod evaluate;
 pub mod fleet;
+pub mod metrics;
 mod model;
 mod output;
 mod program;

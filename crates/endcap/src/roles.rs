@@ -7,7 +7,7 @@ use endcap_bundle::BundleStore;
 use endcap_coordination::Coordinator;
 use endcap_fleet::Keys;
 use endcap_inference::Runtime;
-use endcap_service::{Readiness, Settings, task::Tasks};
+use endcap_service::{Readiness, Settings, task::Tasks, traces};
 use tokio_util::sync::CancellationToken;
 
 use crate::{cli::RoleArgs, demo, output, settings};
@@ -53,7 +53,7 @@ pub(crate) async fn run(role: Role, args: RoleArgs) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    settings::start_telemetry(&args.config, None)?;
+    settings::start_telemetry(&args.config, &format!("endcap-{}", role.as_str()), None)?;
     let common = common.context("settings were checked")?;
     let id = args.id.unwrap_or_else(|| default_id(role, listen));
     let process = Process::start(settings, &common, id)?;
@@ -65,6 +65,7 @@ pub(crate) async fn run(role: Role, args: RoleArgs) -> anyhow::Result<()> {
         Role::FeatureCache => process.feature_cache(feature_cache.context("settings were checked")?).await,
     };
     let ended = tasks.shutdown(std::time::Duration::from_secs(1)).await.map_err(anyhow::Error::from);
+    traces::flush().await;
     served.and(ended)
 }
 

@@ -5,7 +5,7 @@ use clap::CommandFactory as _;
 use crate::{
     bundle,
     cli::{Cli, Command},
-    demo, doctor, evaluate, model, ready, recommend,
+    demo, doctor, evaluate, metrics, model, ready, recommend,
     roles::{self, Role},
     status,
 };
@@ -26,6 +26,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Evaluate(args) => evaluate::run(&global, args).await,
         Command::Status => status::run(&global).await,
         Command::Ready { config } => ready::run(&config).await,
+        Command::Metrics => metrics::run(&global),
         Command::Doctor(args) => doctor::run(&global, &args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "endcap", &mut std::io::stdout());

@@ -15,7 +15,7 @@ use endcap_service::{
     telemetry::{self, TelemetryConfig},
 };
 
-use crate::cli::ConfigArgs;
+use crate::{cli::ConfigArgs, metrics};
 
 /// The parts of the settings that services get as ready-made dependencies.
 #[derive(Debug)]
@@ -171,6 +171,7 @@ pub(crate) async fn serve_admin(
 ) -> anyhow::Result<SocketAddr> {
     let config = admin::AdminConfig::read(settings);
     let server = admin::AdminServer::bind(&settings.finish(config)?, readiness).await?;
+    metrics::describe();
     let address = server.local_addr();
     let shutdown = tasks.token();
     tasks.spawn("admin", async move {
@@ -181,8 +182,8 @@ pub(crate) async fn serve_admin(
     Ok(address)
 }
 
-/// Starts logging as the settings say. `quiet` is the filter of commands that talk to a person, unless one is set.
-pub(crate) fn start_telemetry(args: &ConfigArgs, quiet: Option<&str>) -> anyhow::Result<()> {
+/// Starts logging and tracing `service` as the settings say. `quiet` is the filter of commands that talk to a person, unless one is set.
+pub(crate) fn start_telemetry(args: &ConfigArgs, service: &str, quiet: Option<&str>) -> anyhow::Result<()> {
     const LOG: &str = "telemetry.log";
     let env = process_environment();
     let mut overrides = Vec::new();
@@ -192,5 +193,5 @@ pub(crate) fn start_telemetry(args: &ConfigArgs, quiet: Option<&str>) -> anyhow:
     overrides.extend(args.set.iter().filter(|(key, _)| key.starts_with("telemetry.")).cloned());
     let mut settings = Settings::load(args.config.as_deref(), &env, &overrides)?;
     let config = TelemetryConfig::read(&mut settings);
-    Ok(telemetry::init(&settings.finish(config)?)?)
+    Ok(telemetry::init(&settings.finish(config)?, service)?)
 }

@@ -1,0 +1,104 @@
+//! Every metric that all services share, and of the process itself.
+
+use std::time::Duration;
+
+use endcap_types::{Metric, MetricKind};
+use metrics::{Unit, counter, gauge, histogram};
+
+/// Declared here, listed in `deploy/prometheus/METRICS.md`.
+pub const METRICS: &[Metric] = &[
+    Metric::counter(
+        "endcap_requests_total",
+        &["code", "rpc", "service"],
+        "Calls answered, by the gRPC status that the caller saw.",
+    ),
+    Metric::histogram(
+        "endcap_request_duration_seconds",
+        &["rpc", "service"],
+        "Time from a call's arrival to its answer; of a stream, to its beginning.",
+    ),
+    Metric::gauge("endcap_requests_in_flight", &["service"], "Calls being worked on now."),
+    Metric::counter(
+        "endcap_rejected_total",
+        &["reason", "service"],
+        "Calls and rows turned away before any work, with RESOURCE_EXHAUSTED.",
+    ),
+    Metric::counter(
+        "endcap_expired_total",
+        &["stage"],
+        "Work dropped because its deadline had passed: on arrival, in a queue, or while the handler ran.",
+    ),
+    Metric::gauge(
+        "endcap_build_info",
+        &["role", "version"],
+        "1 for the program's version and the role it runs.",
+    ),
+];
+
+/// What the `metrics-process` library reads of `/proc`, under the names that Prometheus gives them everywhere.
+pub const PROCESS_METRICS: &[Metric] = &[
+    Metric::counter("process_cpu_seconds_total", &[], "Processor time that the process has used."),
+    Metric::gauge("process_resident_memory_bytes", &[], "Memory that the process has in use."),
+    Metric::gauge("process_virtual_memory_bytes", &[], "Address space that the process has reserved."),
+    Metric::gauge("process_virtual_memory_max_bytes", &[], "Address space that it may reserve."),
+    Metric::gauge("process_open_fds", &[], "Files and connections that the process has open."),
+    Metric::gauge("process_max_fds", &[], "Files and connections that it may have open."),
+    Metric::gauge("process_threads", &[], "Threads of the process."),
+    Metric::gauge("process_start_time_seconds", &[], "When the process began, since 1970."),
+];
+
+/// Gives `/metrics` its help texts.
+pub fn describe(metrics: &[Metric]) {
+    for metric in metrics {
+        let unit = match metric.unit() {
+            "seconds" => Unit::Seconds,
+            "bytes" => Unit::Bytes,
+            _ => Unit::Count,
+        };
+        match metric.kind {
+            MetricKind::Counter => metrics::describe_counter!(metric.name, unit, metric.help),
+            MetricKind::Gauge => metrics::describe_gauge!(metric.name, unit, metric.help),
+            MetricKind::Histogram => metrics::describe_histogram!(metric.name, unit, metric.help),
+        }
+    }
+}
+
+/// A server of this role runs. Its counters begin at 0, so that their first step is seen as one.
+pub(crate) fn serves(role: &'static str) {
+    gauge!("endcap_build_info", "version" => env!("CARGO_PKG_VERSION"), "role" => role).set(1.0);
+    counter!("endcap_rejected_total", "service" => role, "reason" => "in_flight").absolute(0);
+    for stage in ["arrival", "handler"] {
+        counter!("endcap_expired_total", "stage" => stage).absolute(0);
+    }
+}
+
+pub(crate) fn answered(role: &'static str, rpc: &'static str, code: &'static str, took: Duration) {
+    counter!("endcap_requests_total", "service" => role, "rpc" => rpc, "code" => code).increment(1);
+    histogram!("endcap_request_duration_seconds", "service" => role, "rpc" => rpc).record(took.as_secs_f64());
+}
+
+pub(crate) fn rejected(role: &'static str, reason: &'static str) {
+    counter!("endcap_rejected_total", "service" => role, "reason" => reason).increment(1);
+}
+
+pub(crate) fn expired(stage: &'static str) {
+    counter!("endcap_expired_total", "stage" => stage).increment(1);
+}
+
+/// Counts a call for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct InFlight(metrics::Gauge);
+
+impl InFlight {
+    pub(crate) fn enter(role: &'static str) -> Self {
+        let gauge = gauge!("endcap_requests_in_flight", "service" => role);
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
