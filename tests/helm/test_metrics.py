@@ -1,8 +1,8 @@
 """Every metric that the chart names comes out of the binary."""
 
+import json
 import re
 
-import pytest
 import yaml
 
 import chart
@@ -41,3 +41,30 @@ def test_prometheus_finds_the_admin_port_of_every_role():
                 named = [port for port in service["spec"]["ports"] if port["name"] == endpoint["port"]]
                 scraped |= {service["spec"]["selector"]["app.kubernetes.io/component"] for _ in named}
     assert scraped == {"gateway", "worker", "registry", "feature-cache", "etcd"}
+
+
+def test_the_rules_are_those_of_the_repository_and_read_metrics_of_the_binary():
+    [rule] = chart.of_kind(chart.example_objects("production"), "PrometheusRule")
+    written = (chart.ROOT / "deploy/prometheus/rules.yaml").read_text()
+    assert rule["spec"] == yaml.safe_load(written) and rule["spec"]["groups"]
+    expressions = " ".join(entry["expr"] for group in rule["spec"]["groups"] for entry in group["rules"])
+    asked = metrics_of(expressions)
+    assert asked and asked <= chart.binary_metrics()
+
+
+def test_the_dashboards_are_those_of_the_repository():
+    found = chart.of_kind(chart.example_objects("production"), "ConfigMap")
+    carried = {name: text for obj in found for name, text in obj["data"].items() if name.endswith(".json")}
+    written = {path.name: path.read_text() for path in (chart.ROOT / "deploy/grafana").glob("*.json")}
+    assert carried == written and written
+    assert all(json.loads(text)["panels"] for text in carried.values())
+
+
+def test_the_chart_carries_nothing_else_of_the_folders_that_it_links_to():
+    carried = {file["name"] for file in chart.loaded().files if file["name"].startswith("files/")}
+    dashboards = {f"files/grafana/{path.name}" for path in (chart.ROOT / "deploy/grafana").glob("*.json")}
+    assert carried == dashboards | {
+        "files/endcap.toml",
+        "files/prometheus/rules.yaml",
+        "files/prometheus-adapter.yaml",
+    }
