@@ -9,7 +9,10 @@ TEST_TOOLS := $(TOOLS)/tests
 PROMETHEUS := $(TOOLS)/prometheus/prometheus
 GRAFANA    := $(TOOLS)/grafana
 DEMO       := deploy/demo/search-ranker.endcap
+HELM_TOOLS := $(TOOLS)/helm
 CARGO      ?= cargo
+# What `endcap --version` says; empty outside git, or where the image's build passes it.
+COMMIT     ?= $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 ARGS       ?=
 # A folder in the layout of deploy/pipelines/README.md. Empty: the simulated shop.
 DATA       ?= $(ENDCAP_DATA)
@@ -33,7 +36,7 @@ $(ORT): deploy/onnxruntime/fetch.sh
 
 .PHONY: build
 build: $(ORT) ## Build the release binary, with ONNX Runtime's library beside it
-	$(CARGO) build --release --locked --bin endcap
+	ENDCAP_COMMIT=$(COMMIT) $(CARGO) build --release --locked --bin endcap
 	@ln -sf $(abspath $(ORT)) target/release/libonnxruntime.so
 
 .PHONY: demo
@@ -77,6 +80,10 @@ $(TEST_TOOLS)/stamp: tests/tools/requirements.txt tests/tools/setup.sh
 	tests/tools/setup.sh $(TEST_TOOLS)
 	@touch $@
 
+$(HELM_TOOLS)/stamp: tests/helm/requirements.txt tests/helm/setup.sh
+	tests/helm/setup.sh $(HELM_TOOLS)
+	@touch $@
+
 $(ETCD): deploy/etcd/fetch.sh
 	deploy/etcd/fetch.sh $(dir $@)
 	@touch -h $@
@@ -95,12 +102,13 @@ $(PROMETHEUS): deploy/prometheus/fetch.sh
 	@touch -h $@
 
 .PHONY: setup-tests
-setup-tests: $(ORT) $(ETCD) $(PROMETHEUS) $(GRAFANA)/stamp $(PIPELINES)/stamp $(TEST_TOOLS)/stamp ## Get everything that tests talk to
+setup-tests: $(ORT) $(ETCD) $(PROMETHEUS) $(GRAFANA)/stamp $(PIPELINES)/stamp $(TEST_TOOLS)/stamp $(HELM_TOOLS)/stamp ## Get everything that tests talk to
 
 .PHONY: test
 test: setup-tests ## Run every test
 	$(CARGO) test --workspace --locked --no-fail-fast
 	$(PIPELINES)/bin/python -m pytest -q deploy/pipelines/tests
+	$(HELM_TOOLS)/bin/python -m pytest -q -p no:cacheprovider tests/helm
 
 .PHONY: fmt
 fmt: ## Format the code

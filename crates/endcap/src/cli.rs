@@ -1,13 +1,20 @@
 //! The command line: what `endcap --help` shows.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::LazyLock, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use endcap_types::{ModelName, Version};
 
+/// Version and commit. The commit is what `make build` and the image's build say it is, so that the same source gives
+/// the same binary and a new commit alone rebuilds nothing.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("ENDCAP_COMMIT").filter(|commit| !commit.is_empty());
+    format!("{} ({})", env!("CARGO_PKG_VERSION"), commit.unwrap_or("unknown"))
+});
+
 /// Takes a ranking model from a training job to live search traffic.
 #[derive(Debug, Parser)]
-#[command(name = "endcap", version, max_term_width = 110)]
+#[command(name = "endcap", version = VERSION.as_str(), max_term_width = 110)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -76,6 +83,11 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Show the fleet as a tree: models, aliases, versions, shards, replicas.
     Status,
+    /// Ask the process with these settings whether it is ready; exit 1 if not. What containers' health checks run.
+    Ready {
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
     /// Print the catalogue of metrics.
     Metrics,
     /// Say what is missing on this machine, and the command that mends it.

@@ -14,6 +14,7 @@ pub mod metrics;
 mod model;
 mod output;
 mod program;
+mod ready;
 mod recommend;
 mod roles;
 mod run;

@@ -5,7 +5,7 @@ use clap::CommandFactory as _;
 use crate::{
     bundle,
     cli::{Cli, Command},
-    demo, doctor, evaluate, metrics, model, recommend,
+    demo, doctor, evaluate, metrics, model, ready, recommend,
     roles::{self, Role},
     status,
 };
@@ -25,6 +25,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Recommend(args) => recommend::run(&global, args).await,
         Command::Evaluate(args) => evaluate::run(&global, args).await,
         Command::Status => status::run(&global).await,
+        Command::Ready { config } => ready::run(&config).await,
         Command::Metrics => metrics::run(&global),
         Command::Doctor(args) => doctor::run(&global, &args),
         Command::Completions { shell } => {

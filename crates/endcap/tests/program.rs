@@ -200,6 +200,41 @@ fn a_missing_library_is_a_readable_error_with_the_command_that_mends_it() {
 }
 
 #[test]
+fn ready_tells_a_health_check_what_the_process_waits_for() {
+    let home = tempfile::tempdir().unwrap();
+    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = admin.local_addr().unwrap().to_string();
+    let ask = || endcap(home.path()).arg("ready").env("ENDCAP_ADMIN__LISTEN", &address).output().unwrap();
+    let answers = std::thread::spawn(move || {
+        for answer in
+            ["200 OK\r\n\r\nready\n", "503 Service Unavailable\r\n\r\nwaiting for: routing snapshot\n"]
+        {
+            let (mut stream, _) = admin.accept().unwrap();
+            let mut request = [0; 64];
+            let read = stream.read(&mut request).unwrap();
+            assert!(request[..read].starts_with(b"GET /readyz "));
+            std::io::Write::write_all(&mut stream, format!("HTTP/1.0 {answer}").as_bytes()).unwrap();
+        }
+    });
+    let ready = ask();
+    assert_eq!((ready.status.code(), text(&ready).0.as_str()), (Some(0), "ready\n"), "{ready:?}");
+    let waits = ask();
+    assert!(waits.status.code() == Some(1) && text(&waits).1.contains("routing snapshot"), "{waits:?}");
+    answers.join().unwrap();
+    let nobody = ask();
+    assert!(nobody.status.code() == Some(1) && text(&nobody).1.contains(&address), "{nobody:?}");
+}
+
+#[test]
+fn the_version_names_the_commit_or_says_that_it_does_not_know_it() {
+    let home = tempfile::tempdir().unwrap();
+    let output = endcap(home.path()).arg("--version").output().unwrap();
+    let commit = option_env!("ENDCAP_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("unknown");
+    let expected = format!("endcap {} ({commit})\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(text(&output).0, expected);
+}
+
+#[test]
 fn the_doctor_finds_a_sound_machine_sound() {
     let home = tempfile::tempdir().unwrap();
     let output = endcap(home.path()).args(["-o", "json", "doctor"]).output().unwrap();
