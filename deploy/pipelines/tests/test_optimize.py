@@ -6,8 +6,9 @@ import lightgbm as lgb
 import numpy as np
 import onnx
 import pytest
-from endcap_pipelines import optimize, ranker
 from onnx import TensorProto, helper, numpy_helper
+
+from endcap_pipelines import optimize, ranker
 
 WIDTH, HIDDEN = 32, 256
 
