@@ -4,6 +4,7 @@ import lightgbm as lgb
 import numpy as np
 import onnxruntime as ort
 import pytest
+
 from endcap_pipelines import metrics, ranker, text
 
 
