@@ -187,7 +187,7 @@ fn rpc_name(path: &str) -> &'static str {
     RPCS.into_iter().find(|rpc| path.rsplit('/').next() == Some(*rpc)).unwrap_or("other")
 }
 
-const RPCS: [&str; 18] = [
+const RPCS: [&str; 26] = [
     "Recommend",
     "GetFeatures",
     "PutFeatures",
@@ -202,6 +202,14 @@ const RPCS: [&str; 18] = [
     "GetHistory",
     "Watch",
     "GetFleet",
+    "ServerLive",
+    "ServerReady",
+    "ServerMetadata",
+    "ModelReady",
+    "ModelMetadata",
+    "ModelInfer",
+    "ModelStatistics",
+    "RepositoryIndex",
     "Check",
     "List",
     "ServerReflectionInfo",

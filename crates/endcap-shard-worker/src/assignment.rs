@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::{
     holdings::{Holdings, Removed},
     load::{Loader, ReplicaError, phase},
+    progress::{Absence, Progress},
     publish::Publisher,
 };
 
@@ -30,6 +31,7 @@ pub(crate) struct Follower {
     pub(crate) keys: Keys,
     pub(crate) loader: Loader,
     pub(crate) holdings: Holdings,
+    pub(crate) progress: Progress,
     pub(crate) publisher: Publisher,
     pub(crate) memory_budget: u64,
     /// From not being ready to being unloaded.
@@ -115,9 +117,11 @@ impl Follower {
         let pin = &assigned.pin;
         let model = self.holdings.get(pin).map(|holding| holding.model);
         let free = self.memory_budget.saturating_sub(self.holdings.memory_bytes());
+        self.progress.set(shard, &Absence::Loading);
         match self.loader.load(pin, shard.shard, model, free).await {
             Ok((model, table)) => {
                 self.holdings.add(pin, &model, shard.shard, table);
+                self.progress.clear(shard);
                 failures.0.remove(&(shard.clone(), assigned.clone()));
                 self.publisher.ready(shard, pin).await;
                 self.report().await;
@@ -131,6 +135,7 @@ impl Follower {
                     error => error,
                 };
                 failures.add(shard, assigned, error.is_passing());
+                self.progress.set(shard, &Absence::Failed { reason: error.to_string().into() });
                 self.publisher.failed(shard, pin, assigned.attempt, error.to_string()).await;
             }
         }
@@ -161,6 +166,7 @@ impl Follower {
             .cloned()
             .collect();
         for (shard, assigned) in forgotten {
+            self.progress.clear(&shard);
             self.publisher.forget_failure(&shard).await;
             failures.0.remove(&(shard, assigned));
         }
