@@ -53,6 +53,13 @@ fn scored(features: &[f32]) -> ModelInferRequest {
     }
 }
 
+/// Three good rows, but for a change.
+fn with(change: impl FnOnce(&mut ModelInferRequest)) -> ModelInferRequest {
+    let mut request = scored(&[0.5; 15]);
+    change(&mut request);
+    request
+}
+
 fn encoded(ids: &[i64], shape: [i64; 2]) -> ModelInferRequest {
     ModelInferRequest {
         model_name: "tiny.encoder".into(),
@@ -72,6 +79,14 @@ fn violations(status: &Status) -> BTreeMap<String, String> {
     let details = status.get_error_details();
     let violations = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
     violations.into_iter().map(|violation| (violation.field, violation.description)).collect()
+}
+
+/// The call is refused for this field and reason.
+async fn refused(client: &mut Client, field: &str, why: &str, request: ModelInferRequest) {
+    let status = client.model_infer(request).await.expect_err(field);
+    assert_eq!(status.code(), Code::InvalidArgument, "{field}: {status:?}");
+    let found = violations(&status);
+    assert!(found.get(field).is_some_and(|found| found.contains(why)), "{field}, {why}: {found:?}");
 }
 
 async fn is_ready(client: &mut Client, name: &str, version: &str) -> bool {
@@ -174,87 +189,97 @@ async fn raw_and_typed_contents_give_what_the_model_computes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_wrong_with_a_request_is_told_by_field() {
     let (_worker, mut client) = ready(&[("worker.max_batch_rows", "16")]).await;
-    let good = scored(&[0.5; 15]);
-    let with = |change: &dyn Fn(&mut ModelInferRequest)| {
-        let mut request = good.clone();
-        change(&mut request);
-        request
-    };
-    let parameter = wire::InferParameter::default();
     let shape = "inputs[\"features\"].shape";
     let cases = [
         (
             "inputs[\"features\"]",
             "is missing; expected FP32 [rows, 5]",
-            with(&|r| r.inputs[0].name = "x".into()),
+            with(|r| r.inputs[0].name = "x".into()),
         ),
         (
             "inputs[\"x\"]",
             "is no input of this model; expected \"features\"",
-            with(&|r| r.inputs[0].name = "x".into()),
+            with(|r| r.inputs[0].name = "x".into()),
         ),
         (
             "inputs[\"features\"]",
             "is missing",
-            with(&|r| (r.inputs, r.raw_input_contents) = Default::default()),
+            with(|r| (r.inputs, r.raw_input_contents) = Default::default()),
         ),
         (
             "inputs[\"features\"].datatype",
             "is \"FP64\"; expected \"FP32\"",
-            with(&|r| r.inputs[0].datatype = "FP64".into()),
+            with(|r| r.inputs[0].datatype = "FP64".into()),
         ),
-        (shape, "is [3, 4]; expected [rows, 5]", with(&|r| r.inputs[0].shape = vec![3, 4])),
-        (shape, "is [15]; expected [rows, 5]", with(&|r| r.inputs[0].shape = vec![15])),
-        (shape, "is [-1, 5]; expected [rows, 5]", with(&|r| r.inputs[0].shape = vec![-1, 5])),
-        (shape, "has 0 rows; expected 1 to 16", with(&|r| r.inputs[0].shape = vec![0, 5])),
+        (shape, "is [3, 4]; expected [rows, 5]", with(|r| r.inputs[0].shape = vec![3, 4])),
+        (shape, "is [15]; expected [rows, 5]", with(|r| r.inputs[0].shape = vec![15])),
+        (shape, "is [-1, 5]; expected [rows, 5]", with(|r| r.inputs[0].shape = vec![-1, 5])),
+        (shape, "has 0 rows; expected 1 to 16", with(|r| r.inputs[0].shape = vec![0, 5])),
         (shape, "has 17 rows; expected 1 to 16", scored(&[0.5; 85])),
         (
             "raw_input_contents[0]",
             "has 60 bytes; input \"features\" has the shape of 40",
-            with(&|r| r.inputs[0].shape = vec![2, 5]),
+            with(|r| r.inputs[0].shape = vec![2, 5]),
         ),
         (
             "raw_input_contents",
             "has 2 entries; expected 1",
-            with(&|r| r.raw_input_contents.push(vec![].into())),
+            with(|r| r.raw_input_contents.push(vec![].into())),
         ),
         (
             "inputs[\"features\"].contents.fp32_contents",
             "has 0 numbers; expected 15",
-            with(&|r| r.raw_input_contents.clear()),
+            with(|r| r.raw_input_contents.clear()),
         ),
         (
             "inputs[\"features\"].contents",
             "beside raw_input_contents",
-            with(&|r| r.inputs[0].contents = Some(InferTensorContents::default())),
+            with(|r| r.inputs[0].contents = Some(InferTensorContents::default())),
         ),
         (
             "inputs[\"features\"]",
             "is given twice",
-            with(&|r| {
+            with(|r| {
                 r.inputs.push(r.inputs[0].clone());
                 r.raw_input_contents.push(r.raw_input_contents[0].clone());
             }),
         ),
-        ("inputs", "has 1000 entries; expected 1", with(&|r| r.inputs = vec![r.inputs[0].clone(); 1000])),
+        ("inputs", "has 1000 entries; expected 1", with(|r| r.inputs = vec![r.inputs[0].clone(); 1000])),
+    ];
+    for (field, why, request) in cases {
+        refused(&mut client, field, why, request).await;
+    }
+    client.model_infer(scored(&[0.5; 15])).await.expect("the worker goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_held_or_not_supported_and_inputs_that_disagree_are_told() {
+    let (_worker, mut client) = ready(&[]).await;
+    let good = scored(&[0.5; 15]);
+    let parameter = wire::InferParameter::default();
+    let cases = [
         (
             "outputs[0].name",
             "is \"logits\"; expected \"score\"",
-            with(&|r| {
+            with(|r| {
                 r.outputs = vec![InferRequestedOutputTensor { name: "logits".into(), ..Default::default() }]
             }),
         ),
         (
             "parameters[\"sequence_id\"]",
             "is not supported",
-            with(&|r| drop(r.parameters.insert("sequence_id".into(), parameter.clone()))),
+            with(|r| drop(r.parameters.insert("sequence_id".into(), parameter.clone()))),
         ),
         (
             "inputs[\"features\"].parameters[\"shared_memory_region\"]",
             "is not supported",
-            with(&|r| drop(r.inputs[0].parameters.insert("shared_memory_region".into(), parameter.clone()))),
+            with(|r| drop(r.inputs[0].parameters.insert("shared_memory_region".into(), parameter.clone()))),
         ),
-        ("model_version", "a version is a number from 1", with(&|r| r.model_version = "stable".into())),
+        (
+            "model_version",
+            "a version is a number from 1",
+            ModelInferRequest { model_version: "stable".into(), ..good.clone() },
+        ),
         ("inputs[\"input_ids\"].shape", "is [1, 33]; expected [rows, 1 to 32]", encoded(&[1; 33], [1, 33])),
         ("inputs[\"attention_mask\"].shape", "has 3 rows; input \"input_ids\" has 2", {
             let mut request = encoded(&[1; 6], [2, 3]);
@@ -268,10 +293,7 @@ async fn whatever_is_wrong_with_a_request_is_told_by_field() {
         }),
     ];
     for (field, why, request) in cases {
-        let status = client.model_infer(request).await.expect_err(field);
-        assert_eq!(status.code(), Code::InvalidArgument, "{field}: {status:?}");
-        let found = violations(&status);
-        assert!(found.get(field).is_some_and(|found| found.contains(why)), "{field}, {why}: {found:?}");
+        refused(&mut client, field, why, request).await;
     }
     for (name, version, holds) in [("tin", "", "tiny, tiny.encoder"), ("tiny", "9", "1")] {
         let request =
@@ -280,7 +302,6 @@ async fn whatever_is_wrong_with_a_request_is_told_by_field() {
         assert_eq!(status.code(), Code::NotFound, "{status:?}");
         assert!(status.message().ends_with(&format!("it holds {holds}")), "{status:?}");
     }
-    client.model_infer(good).await.expect("the worker goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
