@@ -4,13 +4,14 @@ use std::{error::Error, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "endcap/v1/quality.proto",
     "endcap/v1/recommend_service.proto",
     "endcap/v1/feature_service.proto",
     "endcap/v1/shard_service.proto",
     "endcap/v1/gateway_service.proto",
     "endcap/v1/model_registry.proto",
+    "inference/grpc_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -19,6 +20,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".endcap.v1").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".endcap.v1")
+        .bytes(".inference")
+        // An empty one, which nearly all of them are, costs nothing.
+        .btree_map(".inference")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the Python environment of what tests talk to and lints run (an S3 server, buf), pinned by hash, in DEST.
+# Makes the Python environment of what tests talk to and lints run (an S3 server, buf, Triton's client), pinned by hash, in DEST.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)

@@ -68,6 +68,10 @@ impl Encoder {
         self.dim
     }
 
+    pub(crate) fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
     /// Encodes one text.
     pub async fn encode(&self, text: &str, deadline: tokio::time::Instant) -> Result<Vec<f32>, InferError> {
         self.vector(self.executor.run(self.tokenize(text)?, 1, deadline).await?.output)

@@ -84,8 +84,23 @@ pub enum InferError {
     NotFinite { item_id: String },
     #[error("the model failed: {detail}")]
     Failed { detail: String },
+    /// Names, types and shapes were right: it is the values, such as an id that an embedding table does not have.
+    #[error("the model refuses the values of its inputs: {detail}")]
+    Refused { detail: String },
     #[error("the model is being unloaded")]
     Closed,
+}
+
+impl InferError {
+    /// Why ONNX Runtime did not run a model. An operator that refuses what it is given says so by its code, which is
+    /// passed on; everything else is a fault of ours.
+    pub(crate) fn of_run(error: &ort::Error) -> Self {
+        let detail = error.to_string();
+        match error.code() {
+            ort::ErrorCode::InvalidArgument => Self::Refused { detail },
+            _ => Self::Failed { detail },
+        }
+    }
 }
 
 impl Coded for InferError {
@@ -94,7 +109,8 @@ impl Coded for InferError {
             Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::Expired { .. } => ErrorCode::DeadlineExceeded,
             Self::Invalid(_) | Self::NoEncoder => ErrorCode::InvalidArgument,
-            Self::NotFinite { .. } | Self::Failed { .. } => ErrorCode::Internal,
+            // The rows of a ranking are made by the worker, so refused values are its fault, or its bundle's.
+            Self::NotFinite { .. } | Self::Failed { .. } | Self::Refused { .. } => ErrorCode::Internal,
             Self::Closed => ErrorCode::Unavailable,
         }
     }

@@ -16,7 +16,7 @@ use ort::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use crate::{InferError, LoadError, Runtime};
+use crate::{InferError, LoadError, Runtime, Statistics, statistics::Counters};
 
 /// Numbers of one input.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +40,8 @@ pub struct Ran {
     pub width: usize,
     pub queued: Duration,
     pub inferred: Duration,
+    /// Whether it came first in its batch: one of each batch does, so that these count runs.
+    pub led: bool,
 }
 
 /// How a model is run.
@@ -60,6 +62,7 @@ pub struct ExecutorOptions {
 pub struct Executor {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    counters: Counters,
 }
 
 #[derive(Debug)]
@@ -93,7 +96,8 @@ impl Executor {
             .collect::<Result<Vec<_>, _>>()?;
         let shared =
             Arc::new(Shared { options, queue: Mutex::new(Queue::default()), arrived: Condvar::new() });
-        let mut executor = Self { shared: Arc::clone(&shared), threads: Vec::new() };
+        let mut executor =
+            Self { shared: Arc::clone(&shared), threads: Vec::new(), counters: Counters::default() };
         for session in sessions {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new()
@@ -115,14 +119,25 @@ impl Executor {
         rows: usize,
         deadline: tokio::time::Instant,
     ) -> Result<Ran, InferError> {
+        let counting = self.counters.begin(rows);
         let answer = self.submit(inputs, rows, deadline.into_std())?;
-        answer.await.unwrap_or(Err(InferError::Closed))
+        counting.end(answer.await.unwrap_or(Err(InferError::Closed)))
     }
 
     /// The same from a thread that may block.
     pub fn run_blocking(&self, inputs: Vec<Tensor>, rows: usize) -> Result<Ran, InferError> {
         let patient = Instant::now() + Duration::from_secs(60);
         self.submit(inputs, rows, patient)?.blocking_recv().unwrap_or(Err(InferError::Closed))
+    }
+
+    /// What was asked by [`Executor::run`] so far.
+    pub fn statistics(&self) -> Statistics {
+        self.counters.read()
+    }
+
+    /// Most rows of one run, but for a request that is larger by itself.
+    pub fn max_batch_rows(&self) -> usize {
+        self.shared.options.max_batch_rows
     }
 
     /// Rows that wait now.
@@ -221,12 +236,13 @@ impl Shared {
             Ok((output, width)) => {
                 let inferred = started.elapsed();
                 let mut rest = output.as_slice();
-                for job in batch {
+                for (i, job) in batch.into_iter().enumerate() {
                     let (mine, others) = rest.split_at(job.rows * width);
                     rest = others;
                     let queued = started - job.arrived;
                     crate::metrics::waited(&self.options.file, queued);
-                    let _gone = job.reply.send(Ok(Ran { output: mine.to_vec(), width, queued, inferred }));
+                    let ran = Ran { output: mine.to_vec(), width, queued, inferred, led: i == 0 };
+                    let _gone = job.reply.send(Ok(ran));
                 }
             }
             // One request's fault must not be its neighbours': each is tried alone, once.
@@ -249,7 +265,7 @@ impl Shared {
             let value = joined(jobs.clone().map(|tensors| &tensors[i]), rows).map_err(|e| failed(&e))?;
             inputs.push((Cow::Borrowed(name.as_str()), value));
         }
-        let outputs = session.run(inputs).map_err(|e| failed(&e))?;
+        let outputs = session.run(inputs).map_err(|e| InferError::of_run(&e))?;
         let output = outputs.get(&self.options.output).ok_or_else(|| failed(&"the output is missing"))?;
         let (shape, data) = output.try_extract_tensor::<f32>().map_err(|e| failed(&e))?;
         if rows == 0 || data.len() % rows != 0 || shape.first() != Some(&i64::try_from(rows).unwrap_or(-1)) {
@@ -305,7 +321,7 @@ mod tests {
             queue_rows,
         };
         let shared = Shared { options, queue: Mutex::new(Queue::default()), arrived: Condvar::new() };
-        Executor { shared: Arc::new(shared), threads: Vec::new() }
+        Executor { shared: Arc::new(shared), threads: Vec::new(), counters: Counters::default() }
     }
 
     fn submit(executor: &Executor, rows: usize) -> Result<(), InferError> {

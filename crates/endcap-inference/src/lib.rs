@@ -10,17 +10,21 @@ mod error;
 mod executor;
 mod golden;
 mod metrics;
+mod raw;
 mod runtime;
 mod scan;
 mod shard;
+mod statistics;
 mod text;
 mod version;
 
 pub use binding::QueryFeatures;
 pub use error::{GoldenMismatch, InferError, LoadError, RuntimeError};
 pub use metrics::METRICS;
+pub use raw::{InputSignature, Part, Signature, Width};
 pub use runtime::{DeviceChoice, Runtime, RuntimeOptions};
 pub use shard::ShardTable;
+pub use statistics::{Statistics, Sum};
 pub use version::{ModelOptions, Ranked, VersionModel};
 
 pub use encoder::Encoder;

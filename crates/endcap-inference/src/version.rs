@@ -10,7 +10,7 @@ use endcap_types::{DType, FeatureName, FeatureValue};
 
 use crate::{
     Encoder, Executor, ExecutorOptions, GoldenMismatch, InferError, LoadError, QueryFeatures, Runtime,
-    ShardTable, Tensor, TensorData, binding::Binding, golden,
+    ShardTable, Tensor, TensorData, binding::Binding, golden, raw::Signatures,
 };
 
 /// How a version's models are run.
@@ -39,6 +39,7 @@ pub struct VersionModel {
     binding: Binding,
     ranker: Executor,
     encoder: Option<Encoder>,
+    signatures: Signatures,
     memory_bytes: u64,
 }
 
@@ -63,10 +64,12 @@ impl VersionModel {
             },
         )?;
         let encoder = spec.encoder.as_ref().map(|spec| Encoder::load(runtime, bundle.dir(), spec, options));
+        let encoder = encoder.transpose()?;
+        let signatures = Signatures::read(bundle, &binding, &ranker, encoder.as_ref())?;
         let files = spec.encoder.iter().map(|encoder| &encoder.file).chain([&spec.ranker.file]);
         let sizes = files.filter_map(|file| bundle.manifest().files.get(file)).map(|entry| entry.size);
         let memory_bytes = sizes.sum::<u64>() * options.threads.max(1) as u64;
-        let model = Self { binding, ranker, encoder: encoder.transpose()?, memory_bytes };
+        let model = Self { binding, ranker, encoder, signatures, memory_bytes };
         model.warm_up(&spec.ranker.file, options.max_batch_rows)?;
         golden::check_batches(&model, &bundle.golden()?)?;
         Ok(model)
@@ -186,5 +189,9 @@ impl VersionModel {
 
     pub(crate) fn encoder(&self) -> Option<&Encoder> {
         self.encoder.as_ref()
+    }
+
+    pub(crate) fn signatures(&self) -> &Signatures {
+        &self.signatures
     }
 }

@@ -19,6 +19,8 @@ use crate::{Readiness, Settings, layers::CallLayer, metrics};
 /// Client deadlines under overload reset many streams at once; the library's default of 20 would then close whole
 /// connections, with everyone else's calls.
 const MAX_PENDING_RESETS: usize = 4096;
+/// What every server has beside its own services.
+const BESIDE: [&str; 2] = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
 /// Finds clients that have silently gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
@@ -136,7 +138,11 @@ impl GrpcServer {
         self.routes.add_service(health);
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        // The descriptors are of every role's services: only those of this one are listed.
+        let served = self.services.iter().chain(&BESIDE);
+        let reflection = served
+            .fold(reflection, |reflection, service| reflection.with_service_name(*service))
             .build_v1()
             .map_err(|error| failed(error.to_string()))?;
         self.routes.add_service(reflection);

@@ -7,14 +7,17 @@ use endcap_bundle::BundleStore;
 use endcap_coordination::{Coordinator, Mirror, MirrorOptions, Session};
 use endcap_fleet::Keys;
 use endcap_inference::Runtime;
-use endcap_proto::pb::shard_service_server::ShardServiceServer;
+use endcap_proto::{
+    inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+    pb::shard_service_server::ShardServiceServer,
+};
 use endcap_service::{GrpcServer, Readiness, task::Tasks};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, assignment::Follower, grpc::ShardGrpc, holdings::Holdings, load::Loader, metrics,
-    publish::Publisher, score::Score,
+    open_inference::OpenInference, progress::Progress, publish::Publisher, score::Score,
 };
 
 /// A request of 10,000 items with fields is far below this.
@@ -58,7 +61,7 @@ impl App {
             Mirror::start(coordinator, options).await.context("read the assignments")?;
         run(&tasks, "assignments", driver);
 
-        let holdings = Holdings::default();
+        let (holdings, progress, readiness) = (Holdings::default(), Progress::default(), Readiness::new());
         let id: Arc<str> = deps.id.into();
         let publisher = Publisher {
             session: session.clone(),
@@ -76,18 +79,23 @@ impl App {
             keys: deps.keys,
             loader: Loader { store: deps.store, runtime: deps.runtime, options: config.models },
             holdings: holdings.clone(),
+            progress: progress.clone(),
             publisher,
             memory_budget: config.memory_budget,
             drain_delay,
         };
         run(&tasks, "follower", follower.run(entries));
 
+        let open = OpenInference { holdings: holdings.clone(), progress, readiness: readiness.clone() };
+        let open = GrpcInferenceServiceServer::new(open)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
         let score = Score { holdings, scans: Arc::new(Semaphore::new(config.scan_threads)) };
         let service = ShardServiceServer::new(ShardGrpc { score })
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        let server = server.add_service(service);
-        Ok(Self { server, readiness: Readiness::new(), session, tasks })
+        let server = server.add_service(service).add_service(open);
+        Ok(Self { server, readiness, session, tasks })
     }
 
     pub fn local_addr(&self) -> SocketAddr {

@@ -15,6 +15,7 @@ use crate::{
     holdings::{Holdings, Removed},
     load::{Loader, ReplicaError},
     metrics::{self, phase},
+    progress::{Absence, Progress},
     publish::Publisher,
 };
 
@@ -31,6 +32,7 @@ pub(crate) struct Follower {
     pub(crate) keys: Keys,
     pub(crate) loader: Loader,
     pub(crate) holdings: Holdings,
+    pub(crate) progress: Progress,
     pub(crate) publisher: Publisher,
     pub(crate) memory_budget: u64,
     /// From not being ready to being unloaded.
@@ -116,9 +118,11 @@ impl Follower {
         let pin = &assigned.pin;
         let model = self.holdings.get(pin).map(|holding| holding.model);
         let free = self.memory_budget.saturating_sub(self.holdings.memory_bytes());
+        self.progress.set(shard, &Absence::Loading);
         match self.loader.load(pin, shard.shard, model, free).await {
             Ok((model, table)) => {
                 self.holdings.add(pin, &model, shard.shard, table);
+                self.progress.clear(shard);
                 failures.0.remove(&(shard.clone(), assigned.clone()));
                 self.publisher.ready(shard, pin).await;
                 self.report().await;
@@ -132,6 +136,7 @@ impl Follower {
                     error => error,
                 };
                 failures.add(shard, assigned, error.is_passing());
+                self.progress.set(shard, &Absence::Failed { reason: error.to_string().into() });
                 self.publisher.failed(shard, pin, assigned.attempt, error.to_string()).await;
             }
         }
@@ -162,6 +167,7 @@ impl Follower {
             .cloned()
             .collect();
         for (shard, assigned) in forgotten {
+            self.progress.clear(&shard);
             self.publisher.forget_failure(&shard).await;
             failures.0.remove(&(shard, assigned));
         }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use endcap_inference::{ShardTable, VersionModel};
-use endcap_types::{ShardIndex, VersionPin};
+use endcap_types::{ShardIndex, Version, VersionPin};
 
 use crate::error::WorkError;
 
@@ -55,6 +55,23 @@ impl Holdings {
                 Err(WorkError::ShardNotHeld { pin: pin.clone(), shard, held: held.join(", ") })
             }
         }
+    }
+
+    /// The highest version among those that fit.
+    pub(crate) fn newest(
+        &self,
+        fits: impl Fn(&VersionPin, &VersionModel) -> bool,
+    ) -> Option<(Version, Arc<VersionModel>)> {
+        let held = self.0.load();
+        // Pins are in order of model, then version.
+        let (pin, holding) = held.iter().rfind(|(pin, holding)| fits(pin, &holding.model))?;
+        Some((pin.version, Arc::clone(&holding.model)))
+    }
+
+    /// Every version held, with its models.
+    pub(crate) fn models(&self) -> Vec<(VersionPin, Arc<VersionModel>)> {
+        let held = self.0.load();
+        held.iter().map(|(pin, holding)| (pin.clone(), Arc::clone(&holding.model))).collect()
     }
 
     pub(crate) fn get(&self, pin: &VersionPin) -> Option<Holding> {

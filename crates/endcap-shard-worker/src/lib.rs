@@ -1,5 +1,6 @@
 //! The shard worker: holds shards of versions, proves them ready, and encodes, retrieves and ranks for gateways.
 //!
+//! Its models can also be called raw, by the Open Inference Protocol (`open_inference.rs`).
 //! It does *not* decide what it holds (the registry's controller assigns) nor merge (the gateway does). Read
 //! [`App`], `holdings.rs` (what is held) and `assignment.rs` (how that changes) first.
 
@@ -12,6 +13,8 @@ mod grpc;
 mod holdings;
 mod load;
 mod metrics;
+mod open_inference;
+mod progress;
 mod publish;
 mod score;
 

@@ -19,6 +19,14 @@ pub(super) fn check(bundle: &Bundle, schema: &FeatureSchema) -> Result<(), Bundl
     Ok(())
 }
 
+impl Bundle {
+    /// Dimensions of an output of one of the ONNX files, by the graph's own account; `None` for a dynamic one. Nothing
+    /// when the graph does not say.
+    pub fn output_dims(&self, file: &str, name: &str) -> Result<Option<Vec<Option<i64>>>, BundleError> {
+        Ok(output(&read(self, file)?, file, name)?.dims())
+    }
+}
+
 fn read(bundle: &Bundle, file: &str) -> Result<Graph, BundleError> {
     let path = bundle.path(file);
     let bytes = std::fs::read(&path).map_err(BundleError::open(&path, file))?;

@@ -6,6 +6,8 @@
 #[expect(dead_code, reason = "the leak test needs more of it")]
 mod support;
 
+mod open_inference;
+
 use endcap_bundle::test_util::TinyOptions;
 use endcap_proto::{
     columns,

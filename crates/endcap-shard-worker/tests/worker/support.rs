@@ -22,6 +22,9 @@ const ID: &str = "w1";
 
 pub(crate) struct Worker {
     pub(crate) client: ShardServiceClient<Channel>,
+    pub(crate) channel: Channel,
+    /// host:port.
+    pub(crate) address: String,
     pub(crate) folder: TempDir,
     store: Arc<BundleStore>,
     coordinator: Arc<dyn Coordinator>,
@@ -49,9 +52,11 @@ impl Worker {
             saved: None,
         };
         let app = App::build(settings.finish(config).unwrap(), deps).await.unwrap();
-        let channel = endcap_service::client::channel(&app.local_addr().to_string()).unwrap();
+        let address = app.local_addr().to_string();
+        let channel = endcap_service::client::channel(&address).unwrap();
         tokio::spawn(app.serve(CancellationToken::new()));
-        Self { client: ShardServiceClient::new(channel), folder, store, coordinator, keys }
+        let client = ShardServiceClient::new(channel.clone());
+        Self { client, channel, address, folder, store, coordinator, keys }
     }
 
     /// Stores a tiny bundle under the name of a version.
@@ -64,21 +69,26 @@ impl Worker {
         let folder = self.folder.path().join(format!("source-{version}"));
         std::fs::create_dir(&folder).unwrap();
         let bundle = tiny_bundle(&folder, options, ShardCount::try_from(shards).unwrap()).unwrap();
-        self.store.put(&bundle).await.unwrap();
+        (self.put(version, &bundle).await, bundle)
+    }
+
+    /// Stores a bundle under the name of a version.
+    pub(crate) async fn put(&self, version: u64, bundle: &Bundle) -> VersionPin {
+        self.store.put(bundle).await.unwrap();
         let version = Version::try_from(version).unwrap();
-        (VersionPin { model: bundle.spec().model.clone(), version, digest: bundle.digest() }, bundle)
+        VersionPin { model: bundle.spec().model.clone(), version, digest: bundle.digest() }
     }
 
     pub(crate) async fn assign(&self, pin: &VersionPin, shard: u32) {
-        self.put(pin, shard, &[ID], &[]).await;
+        self.write(pin, shard, &[ID], &[]).await;
     }
 
     /// Another worker is to have it; this one keeps what it has until then.
     pub(crate) async fn leave(&self, pin: &VersionPin, shard: u32) {
-        self.put(pin, shard, &["another"], &[ID]).await;
+        self.write(pin, shard, &["another"], &[ID]).await;
     }
 
-    async fn put(&self, pin: &VersionPin, shard: u32, workers: &[&str], leaving: &[&str]) {
+    async fn write(&self, pin: &VersionPin, shard: u32, workers: &[&str], leaving: &[&str]) {
         let ids = |ids: &[&str]| ids.iter().map(ToString::to_string).collect();
         let (workers, leaving) = (ids(workers), ids(leaving));
         let record = AssignmentRecord { digest: pin.digest, attempt: 1, workers, leaving };
