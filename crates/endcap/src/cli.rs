@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use endcap_types::{ModelName, Version};
 
+use crate::bench::BenchArgs;
+
 /// Takes a ranking model from a training job to live search traffic.
 #[derive(Debug, Parser)]
 #[command(name = "endcap", version, max_term_width = 110)]
@@ -74,6 +76,8 @@ pub enum Command {
     Recommend(RecommendArgs),
     /// Measure ranking quality through the gateway on labelled queries.
     Evaluate(EvaluateArgs),
+    /// Put load on the gateway and measure what it does to the answers.
+    Bench(Box<BenchArgs>),
     /// Show the fleet as a tree: models, aliases, versions, shards, replicas.
     Status,
     /// Say what is missing on this machine, and the command that mends it.
@@ -322,7 +326,7 @@ fn parse_assignment(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; expected e.g. 250ms or 2s"))
 }
 
