@@ -4,6 +4,7 @@
 TOOLS      := .tools
 ORT        := $(TOOLS)/onnxruntime/libonnxruntime.so
 PIPELINES  := $(TOOLS)/pipelines
+BENCH      := $(PIPELINES)/bin/python deploy/bench
 ETCD       := $(TOOLS)/etcd/etcd
 TEST_TOOLS := $(TOOLS)/tests
 PROMETHEUS := $(TOOLS)/prometheus/prometheus
@@ -107,8 +108,39 @@ setup-tests: $(ORT) $(ETCD) $(PROMETHEUS) $(GRAFANA)/stamp $(PIPELINES)/stamp $(
 .PHONY: test
 test: setup-tests ## Run every test
 	$(CARGO) test --workspace --locked --no-fail-fast
-	$(PIPELINES)/bin/python -m pytest -q deploy/pipelines/tests
+	$(PIPELINES)/bin/python -m pytest -q deploy/pipelines/tests deploy/bench/tests
 	$(HELM_TOOLS)/bin/python -m pytest -q -p no:cacheprovider tests/helm
+
+# Measurements are no tests: they need a quiet machine. QUICK=1: everything in the small, in about two minutes.
+QUICK ?=
+PARTS := $(wildcard crates/*/benches/*.rs)
+
+.PHONY: build-bench
+build-bench: build $(PIPELINES)/stamp
+	$(CARGO) build --release --locked --bin bare-ort --bin bench-echo
+
+.PHONY: bench-parts
+bench-parts: $(ORT) ## Measure the parts alone (criterion)
+	@for file in $(PARTS); do \
+	  crate=$$(echo $$file | cut -d/ -f2); name=$$(basename $$file .rs); \
+	  $(CARGO) bench --locked -p $$crate --bench $$name -- $(if $(QUICK),--quick,--warm-up-time 1 --measurement-time 2) || exit 1; \
+	done
+
+.PHONY: bench
+bench: bench-parts build-bench ## Measure the fleet beside its floors and its peers: target/bench/report.md
+	$(BENCH)/compare.py $(if $(QUICK),--rounds 3 --seconds 0.5,) $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: ## The same in the small
+	$(MAKE) bench QUICK=1
+
+.PHONY: bench-overload
+bench-overload: build-bench ## Ask a fleet for 2 and 5 times what it can do: target/bench/overload.md
+	$(BENCH)/stress.py overload $(if $(QUICK),--seconds 10,) $(ARGS)
+
+.PHONY: bench-swap
+bench-swap: build-bench ## Swap versions at 70 % load: target/bench/swap.md
+	$(BENCH)/stress.py swap $(if $(QUICK),--seconds 10,) $(ARGS)
 
 .PHONY: fmt
 fmt: ## Format the code

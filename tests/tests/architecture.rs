@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 7] = [
     &["endcap-types"],
     &["endcap-proto", "endcap-ranking", "endcap-fleet"],
     &["endcap-bundle", "endcap-coordination", "endcap-shop"],
-    &["endcap-service", "endcap-inference"],
+    &["endcap-service", "endcap-inference", "endcap-bench"],
     &["endcap-gateway", "endcap-shard-worker", "endcap-model-registry", "endcap-feature-cache"],
     &["endcap"],
     &["endcap-tests"],
@@ -76,6 +76,11 @@ fn only_service_names_opentelemetry() {
 #[test]
 fn only_bundle_names_object_store() {
     assert_eq!(users_of("object_store"), ["endcap-bundle"]);
+}
+
+#[test]
+fn only_bench_draws() {
+    assert_eq!(users_of("plotters"), ["endcap-bench"]);
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::LazyLock, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use endcap_types::{ModelName, Version};
 
+use crate::bench::BenchArgs;
+
 /// Version and commit. The commit is what `make build` and the image's build say it is, so that the same source gives
 /// the same binary and a new commit alone rebuilds nothing.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -81,6 +83,8 @@ pub enum Command {
     Recommend(RecommendArgs),
     /// Measure ranking quality through the gateway on labelled queries.
     Evaluate(EvaluateArgs),
+    /// Put load on the gateway and measure what it does to the answers.
+    Bench(Box<BenchArgs>),
     /// Show the fleet as a tree: models, aliases, versions, shards, replicas.
     Status,
     /// Ask the process with these settings whether it is ready; exit 1 if not. What containers' health checks run.
@@ -339,7 +343,7 @@ fn parse_assignment(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; expected e.g. 250ms or 2s"))
 }
 

@@ -3,6 +3,7 @@
 //! It is *not* a place for behaviour: services live in their own crates, this one composes them and talks to them
 //! over their RPCs, as anybody would. Read [`fleet::Fleet`] and [`cli::Cli`] first.
 
+pub mod bench;
 mod bundle;
 pub mod cli;
 mod clients;

@@ -3,7 +3,7 @@
 use clap::CommandFactory as _;
 
 use crate::{
-    bundle,
+    bench, bundle,
     cli::{Cli, Command},
     demo, doctor, evaluate, metrics, model, ready, recommend,
     roles::{self, Role},
@@ -24,6 +24,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Model(command) => model::run(&global, command).await,
         Command::Recommend(args) => recommend::run(&global, args).await,
         Command::Evaluate(args) => evaluate::run(&global, args).await,
+        Command::Bench(args) => bench::run(&global, *args).await,
         Command::Status => status::run(&global).await,
         Command::Ready { config } => ready::run(&config).await,
         Command::Metrics => metrics::run(&global),

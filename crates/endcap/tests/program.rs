@@ -259,3 +259,89 @@ fn completions_are_printed_for_shells() {
         assert!(text(&output).0.contains("recommend"), "{shell}");
     }
 }
+
+#[test]
+fn the_bench_verb_measures_a_running_fleet_and_writes_what_it_saw() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("demo.endcap"), endcap::DEMO_BUNDLE).unwrap();
+    std::fs::write(home.path().join("log.txt"), "enamel kettle\nred mug\n").unwrap();
+    let dev = Dev::start(home.path(), &[]);
+    let registered = dev.run(home.path(), &["model", "register", "demo.endcap", "--promote"]);
+    assert!(registered.status.success(), "{:?}", text(&registered));
+
+    let load = ["bench", "--ramp", "10:30:20", "--duration", "500ms", "--deadline", "5s", "--seed", "3"];
+    let files = ["--queries", "log.txt", "--json", "bench.json", "--svg", "bench.svg"];
+    let output = dev.run(home.path(), &[load.as_slice(), &files].concat());
+    let (table, _) = text(&output);
+    assert!(output.status.success(), "{:?}", text(&output));
+    for expected in ["offered/s", "not sent", "p99.9", "from the intended send", "2 queries, 10 items"] {
+        assert!(table.contains(expected), "no {expected:?} in:\n{table}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(home.path().join("bench.json")).unwrap()).unwrap();
+    let offered: Vec<u64> =
+        json["steps"].as_array().unwrap().iter().map(|step| step["offered"].as_u64().unwrap()).collect();
+    assert_eq!(offered, [5, 15], "{json}");
+    assert_eq!(json["steps"][1]["answered"], 15, "{json}");
+    let svg = std::fs::read_to_string(home.path().join("bench.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("<circle"), "{svg}");
+
+    let candidates = ["-o", "json", "bench", "--closed", "--max-outstanding", "2", "--candidates", "5"];
+    let output =
+        dev.run(home.path(), &[candidates.as_slice(), &["--duration", "300ms", "--deadline", "5s"]].concat());
+    let report: serde_json::Value = serde_json::from_str(&text(&output).0).unwrap();
+    assert!(report["steps"][0]["rate_answered"].as_f64().unwrap() > 0.0, "{report}");
+    assert_eq!(report["setup"]["loop"], "closed");
+}
+
+/// `make bench` in the small: every row of its report has a value, or the reason why it has none.
+#[test]
+fn the_comparison_reports_a_value_or_a_reason_for_everybody() {
+    let home = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let report = home.path().join("report.md");
+    let sizes = [
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.3",
+        "--items",
+        "300",
+        "--table-rows",
+        "50",
+        "--rows",
+        "1",
+        "--peers",
+    ];
+    let output = Command::new(root.join(".tools/pipelines/bin/python"))
+        .arg(root.join("deploy/bench/compare.py"))
+        .args(sizes)
+        .arg("--programs")
+        .arg(Path::new(env!("CARGO_BIN_EXE_endcap")).parent().unwrap())
+        .arg("--report")
+        .arg(&report)
+        .env("ORT_DYLIB_PATH", library())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{:?}", text(&output));
+    let text = std::fs::read_to_string(&report).unwrap();
+    for named in [
+        "commit:",
+        "processor:",
+        "bare ONNX Runtime loop",
+        "ModelInfer",
+        "Recommend",
+        "KServe SDK",
+        "MLServer",
+    ] {
+        assert!(text.contains(named), "no {named:?} in:\n{text}");
+    }
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| |"));
+    for row in rows.filter(|row| !row.starts_with("| part |")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert!(cells.len() >= 2 && cells.iter().all(|cell| !cell.is_empty()), "{row}");
+    }
+    let gateway = text.lines().find(|line| line.starts_with("| Endcap gateway, Recommend")).unwrap();
+    assert!(gateway.contains("/s"), "the gateway was measured: {text}");
+}

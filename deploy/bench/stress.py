@@ -1,0 +1,219 @@
+"""`python deploy/bench/stress.py overload|swap`: what a fleet does with far too much load, and while a version is swapped.
+
+Both start a fleet of their own, measure its peak and its steady state first, and report everything relative to those.
+"""
+
+import argparse
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fleet import Fleet, Programs, Sizes, bench, recommend, time_text
+from machine import ROOT, NotRun, describe, split_cores
+
+CANDIDATES = "200"
+# Share of requests inside their deadline that counts as normal.
+NORMAL = 0.99
+# Of the peak: a load that a healthy fleet carries easily.
+STEADY = 0.5
+
+
+@dataclass
+class Scene:
+    """A fleet and how it is asked."""
+
+    fleet: Fleet
+    cores: set[int]
+    deadline: str
+    peak: float = 0.0
+
+    def candidates(self) -> list[str]:
+        return ["--candidates", CANDIDATES, "--bundle", str(self.fleet.bundle)]
+
+    def open(self, rate: float, seconds: float, window: str = "100ms", warm_up: str = "0s") -> dict:
+        options = [*self.candidates(), "--deadline", self.deadline, "--window", window, "--warm-up", warm_up]
+        options += ["--rate", f"{rate:.2f}", "--duration", time_text(seconds)]
+        return bench(self.fleet.programs, self.cores, recommend(self.fleet.gateway, *options))["steps"][0]
+
+    def find_peak(self, seconds: float) -> None:
+        """The most answers inside their deadline that any number of callers in flight gives."""
+        for in_flight in (4, 16, 64):
+            options = [*self.candidates(), "--deadline", self.deadline, "--closed", "--max-outstanding"]
+            options += [str(in_flight), "--duration", time_text(seconds)]
+            step = bench(self.fleet.programs, self.cores, recommend(self.fleet.gateway, *options))["steps"][0]
+            self.peak = max(self.peak, step["rate_in_deadline"])
+        if self.peak == 0:
+            raise NotRun("no request was answered inside its deadline")
+
+
+def overload(scene: Scene, factors: list[float], seconds: float) -> list[str]:
+    lines = [
+        f"Peak: {scene.peak:.0f} answers a second inside {scene.deadline} ({CANDIDATES} candidates). Steady: {STEADY:.0%} of it.",
+        "",
+        "| load | answers in deadline, of peak | p99 of good answers | p99 of refusals | p99 of send lag | not sent | errors | normal again |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    steady = scene.open(scene.peak * STEADY, seconds, warm_up="1s")
+    lines.append(row(f"{STEADY:g}x", scene, steady, "-"))
+    for factor in factors:
+        step = scene.open(scene.peak * factor, seconds)
+        ended = step["started_unix_ms"] / 1000 + seconds
+        after = scene.open(scene.peak * STEADY, max(5.0, seconds / 4))
+        lines.append(row(f"{factor:g}x", scene, step, recovery(after, ended)))
+    return lines
+
+
+def row(name: str, scene: Scene, step: dict, recovered: str) -> str:
+    good = sum(window["in_deadline"] for window in step["windows"]) / step["seconds"] / scene.peak
+    refused = step["error_latency_us"]
+    cells = [
+        name,
+        f"{good:.0%}",
+        f"{step['latency_us']['p99'] / 1000:.1f} ms" if step["latency_us"]["count"] else "none",
+        f"{refused['p99'] / 1000:.1f} ms" if refused["count"] else "none",
+        f"{step['send_lag_us']['p99'] / 1000:.1f} ms",
+        str(step["not_sent"]),
+        ", ".join(f"{code} {count}" for code, count in step["errors"].items()) or "none",
+        recovered,
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def recovery(step: dict, ended: float) -> str:
+    """From the end of the overload to the first window from which on all are normal."""
+    windows, length = step["windows"], 0.1
+    normal = len(windows)
+    while normal > 0 and windows[normal - 1]["in_deadline"] >= NORMAL * windows[normal - 1]["offered"]:
+        normal -= 1
+    if normal == len(windows):
+        return f"not within {len(windows) * length:.0f} s"
+    gap = step["started_unix_ms"] / 1000 - ended
+    return f"{max(0.0, gap + normal * length):.1f} s"
+
+
+@dataclass
+class Phases:
+    """What the operator did when, in seconds since 1970."""
+
+    marks: list[tuple[str, float, float]] = field(default_factory=list)
+
+    def run(self, name: str, work) -> None:  # noqa: ANN001
+        started = time.time()
+        work()
+        self.marks.append((name, started, time.time()))
+
+
+def swap(scene: Scene, seconds: float, bundles: list[Path]) -> list[str]:
+    """Registers, validates and promotes the second version under load, and then as many as make the first one go."""
+    rate = scene.peak * 0.7
+    phases, outcome = Phases(), {}
+    rest = seconds / 4
+
+    def operate() -> None:
+        time.sleep(rest)
+        for number, bundle in enumerate(bundles[1:], start=2):
+            phases.run(f"load {number}", lambda b=bundle: scene.fleet.model("register", str(b), "--validate"))
+            phases.run(
+                f"flip to {number}", lambda n=number: scene.fleet.model("promote", "bench-ranker", str(n))
+            )
+            after = f"after flip to {number}" + (f", {number - 2} is unloaded" if number > 2 else "")
+            phases.run(after, lambda: time.sleep(rest))
+
+    def guarded() -> None:
+        try:
+            operate()
+        except NotRun as reason:
+            outcome["failed"] = str(reason)
+
+    operator = threading.Thread(target=guarded)
+    operator.start()
+    step = scene.open(rate, seconds * len(bundles), window="50ms")
+    operator.join()
+    if "failed" in outcome:
+        raise NotRun(outcome["failed"])
+    started = step["started_unix_ms"] / 1000
+    marks = [("steady", started, started + rest), *phases.marks]
+    base = percentile(inside(step, started, started + rest), 0.99)
+    lines = [
+        f"{rate:.0f} requests a second, 70 % of the peak of {scene.peak:.0f}. Errors: {step['errors'] or 'none'}. "
+        f"Rungs: {step['rungs']}.",
+        "",
+        "| phase | took | requests | in deadline | p99 | of steady |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, begin, end in marks:
+        windows = inside(step, begin - started, end - started)
+        lines.append(phase_row(name, end - begin, windows, base))
+    return lines
+
+
+def phase_row(name: str, took: float, windows: list[dict], base: int | None) -> str:
+    offered = sum(window["offered"] for window in windows)
+    good = sum(window["in_deadline"] for window in windows)
+    p99 = percentile(windows, 0.99)
+    if p99 is None or not offered:
+        return f"| {name} | {took:.2f} s | {offered} | not run: no request was answered in it | | |"
+    relative = f"{p99 / base:.2f}" if base else "no steady figure"
+    return f"| {name} | {took:.2f} s | {offered} | {good / offered:.2%} | {p99 / 1000:.1f} ms | {relative} |"
+
+
+def inside(step: dict, begin: float, end: float, length: float = 0.05) -> list[dict]:
+    """Windows that overlap the time, in seconds from the step's start."""
+    return [w for i, w in enumerate(step["windows"]) if (i + 1) * length > begin and i * length < end]
+
+
+def percentile(windows: list[dict], share: float) -> int | None:
+    """Windows carry counts by latency, so they add up exactly."""
+    counts: Counter[int] = Counter()
+    for window in windows:
+        counts.update(dict(window["latency_us"]))
+    rest = sum(counts.values()) * share
+    for latency, count in sorted(counts.items()):
+        rest -= count
+        if rest <= 0:
+            return latency
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenario", choices=["overload", "swap"])
+    parser.add_argument("--programs", type=Path, default=ROOT / "target/release", help="folder of the built programs")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
+    parser.add_argument("--deadline", default="200ms", help="of each request")
+    parser.add_argument("--factors", type=float, nargs="+", default=[2.0, 5.0], help="of the peak, for overload")
+    parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--table-rows", type=int, default=20_000)
+    parser.add_argument("--report", type=Path, help="default: target/bench/SCENARIO.md")
+    arguments = parser.parse_args()
+    machine = describe()
+    programs = Programs(arguments.programs.resolve())
+    sizes = Sizes(arguments.items, arguments.table_rows)
+    # The third makes the first one unneeded: only `stable` and `last_good` stay loaded.
+    seeds = [7, 8, 9] if arguments.scenario == "swap" else [7]
+    bundles = [sizes.bundle(programs, seed) for seed in seeds]
+    server_cores, client_cores = split_cores()
+    try:
+        with Fleet(programs, bundles[0], server_cores) as fleet:
+            scene = Scene(fleet, client_cores, arguments.deadline)
+            scene.find_peak(min(5.0, arguments.seconds))
+            if arguments.scenario == "overload":
+                lines = overload(scene, arguments.factors, arguments.seconds)
+            else:
+                lines = swap(scene, arguments.seconds, bundles)
+    except NotRun as reason:
+        sys.exit(f"stress.py {arguments.scenario}: {reason}")
+    head = [f"# {arguments.scenario.capitalize()}", "", *(f"- {name}: {value}" for name, value in machine.items())]
+    head += [f"- made by `python deploy/bench/stress.py {' '.join(sys.argv[1:])}`", ""]
+    report = arguments.report or ROOT / f"target/bench/{arguments.scenario}.md"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([*head, *lines]) + "\n"
+    report.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
