@@ -10,14 +10,16 @@ use std::{
 };
 
 use endcap_types::{Coded, ErrorCode};
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::{FutureExt as _, TryFutureExt as _, future::BoxFuture};
 use thiserror::Error;
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use crate::{Deadline, RequestId, deadline::parse_grpc_timeout, request_id::HEADER, status::to_status};
+use crate::{
+    Deadline, RequestId, deadline::parse_grpc_timeout, exchange::Calls, request_id::HEADER, status::to_status,
+};
 
 /// tonic's client and server apply `grpc-timeout` too, outside this stack, and say CANCELLED. Ending a tenth earlier,
 /// but never more than this, lets our answer, which says why, arrive first.
@@ -26,7 +28,7 @@ const BEFORE_TRANSPORT: Duration = Duration::from_millis(5);
 const SHED_RETRY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Error)]
-enum CallError {
+pub(crate) enum CallError {
     #[error("{in_flight} calls are in flight, which is the limit")]
     Full { in_flight: usize },
     #[error("the deadline had passed when the call arrived")]
@@ -105,9 +107,11 @@ where
         // First, so that every error below can name it.
         let id = RequestId::from_header(request.headers().get(HEADER).map(|value| value.as_bytes()));
         request.extensions_mut().insert(id.clone());
+        // For handlers that take further calls from a stream.
+        request.extensions_mut().insert(Calls(layer.clone()));
         let rpc = rpc_name(request.uri().path());
         // One span per call; handlers and use cases add theirs inside.
-        let span = tracing::info_span!("rpc", rpc.service = layer.role, rpc.method = %rpc, request.id = %id);
+        let span = layer.span(rpc, &id);
 
         Box::pin(
             async move {
@@ -120,7 +124,7 @@ where
                     response.headers_mut().insert(HEADER, value);
                 }
                 // Last, so that it counts what the caller saw, whoever decided it.
-                record(layer.role, rpc, &response, started);
+                layer.record(rpc, code_of(&response), started);
                 Ok(response)
             }
             .instrument(span),
@@ -137,8 +141,21 @@ impl CallLayer {
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
     {
-        // Before the limit: a call that nobody waits for must not take a place.
         let deadline = deadline(&request);
+        let called = async move {
+            let Ok(response) = inner.call(request_with(&mut request, deadline)).await;
+            response
+        };
+        self.guard(deadline, called).await
+    }
+
+    /// Runs one call's work within its deadline, the cap, and a guard against panics.
+    pub(crate) async fn guard<T>(
+        &self,
+        deadline: Option<Deadline>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, CallError> {
+        // Before the limit: a call that nobody waits for must not take a place.
         if deadline.is_some_and(Deadline::is_expired) {
             return Err(CallError::ExpiredOnArrival);
         }
@@ -149,14 +166,9 @@ impl CallLayer {
             return Err(CallError::Full { in_flight: self.max_in_flight });
         };
         // Innermost: a fault of one call must not take the connection, with everyone else's calls, down.
-        let guarded = async {
-            let called = AssertUnwindSafe(async { inner.call(request_with(&mut request, deadline)).await });
-            match called.catch_unwind().await {
-                Ok(Ok(response)) => Ok(response),
-                Ok(Err(never)) => match never {},
-                Err(panic) => Err(CallError::Panicked { message: panic_message(panic.as_ref()) }),
-            }
-        };
+        let guarded = AssertUnwindSafe(work)
+            .catch_unwind()
+            .map_err(|panic| CallError::Panicked { message: panic_message(panic.as_ref()) });
         match deadline {
             Some(deadline) => {
                 let raced = tokio::time::timeout_at(deadline.instant(), guarded).await;
@@ -164,6 +176,19 @@ impl CallLayer {
             }
             None => guarded.await,
         }
+    }
+
+    pub(crate) fn span(&self, rpc: &'static str, id: &RequestId) -> tracing::Span {
+        tracing::info_span!("rpc", rpc.service = self.role, rpc.method = %rpc, request.id = %id)
+    }
+
+    /// Counts a call under what its caller sees.
+    pub(crate) fn record(&self, rpc: &'static str, code: Code, started: Instant) {
+        let role = self.role;
+        metrics::counter!("endcap_requests_total", "service" => role, "rpc" => rpc, "code" => code_name(code))
+            .increment(1);
+        metrics::histogram!("endcap_request_duration_seconds", "service" => role, "rpc" => rpc)
+            .record(started.elapsed().as_secs_f64());
     }
 }
 
@@ -178,8 +203,12 @@ fn request_with(request: &mut http::Request<Body>, deadline: Option<Deadline>) -
 
 fn deadline(request: &http::Request<Body>) -> Option<Deadline> {
     let text = request.headers().get("grpc-timeout")?.to_str().ok()?;
-    let timeout = parse_grpc_timeout(text)?;
-    Some(Deadline::after(timeout.saturating_sub(BEFORE_TRANSPORT.min(timeout / 10))))
+    parse_grpc_timeout(text).map(before_caller)
+}
+
+/// When a call must be done whose caller waits this long.
+pub(crate) fn before_caller(timeout: Duration) -> Deadline {
+    Deadline::after(timeout.saturating_sub(BEFORE_TRANSPORT.min(timeout / 10)))
 }
 
 /// The method's name, or one word for all unknown paths, so that callers can't invent label values.
@@ -187,12 +216,13 @@ fn rpc_name(path: &str) -> &'static str {
     RPCS.into_iter().find(|rpc| path.rsplit('/').next() == Some(*rpc)).unwrap_or("other")
 }
 
-const RPCS: [&str; 18] = [
+const RPCS: [&str; 19] = [
     "Recommend",
     "GetFeatures",
     "PutFeatures",
     "Encode",
     "Score",
+    "Exchange",
     "RegisterVersion",
     "ValidateVersion",
     "Promote",
@@ -208,14 +238,10 @@ const RPCS: [&str; 18] = [
     "other",
 ];
 
-fn record(role: &'static str, rpc: &'static str, response: &http::Response<Body>, started: Instant) {
+fn code_of(response: &http::Response<Body>) -> Code {
     // A success carries its status in the trailers, an error of a unary call in the headers.
     let status = response.headers().get("grpc-status").and_then(|value| value.to_str().ok());
-    let code = status.map_or(Code::Ok, |text| Code::from_bytes(text.as_bytes()));
-    metrics::counter!("endcap_requests_total", "service" => role, "rpc" => rpc, "code" => code_name(code))
-        .increment(1);
-    metrics::histogram!("endcap_request_duration_seconds", "service" => role, "rpc" => rpc)
-        .record(started.elapsed().as_secs_f64());
+    status.map_or(Code::Ok, |text| Code::from_bytes(text.as_bytes()))
 }
 
 fn code_name(code: Code) -> &'static str {

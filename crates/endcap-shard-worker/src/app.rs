@@ -38,6 +38,8 @@ pub struct App {
     server: GrpcServer,
     readiness: Readiness,
     session: Session,
+    /// Ends the streams of gateways.
+    draining: CancellationToken,
     tasks: Tasks,
 }
 
@@ -82,11 +84,12 @@ impl App {
         run(&tasks, "follower", follower.run(entries));
 
         let score = Score { holdings, scans: Arc::new(Semaphore::new(config.scan_threads)) };
-        let service = ShardServiceServer::new(ShardGrpc { score })
+        let draining = CancellationToken::new();
+        let service = ShardServiceServer::new(ShardGrpc { score, draining: draining.clone() })
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let server = server.add_service(service);
-        Ok(Self { server, readiness: Readiness::new(), session, tasks })
+        Ok(Self { server, readiness: Readiness::new(), session, draining, tasks })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -99,10 +102,11 @@ impl App {
 
     /// Serves until `shutdown`, then leaves the fleet and drains.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let session = self.session.clone();
+        let (session, draining) = (self.session.clone(), self.draining.clone());
         let leave = async {
             shutdown.cancelled().await;
             // First of all: gateways stop sending while calls in flight go on.
+            draining.cancel();
             session.close().await
         };
         let (served, left) = tokio::join!(self.server.serve(self.readiness, shutdown.clone()), leave);
