@@ -15,6 +15,7 @@ use crate::{
     encode::Encoder,
     error::RecommendError,
     features::Features,
+    forecast::Forecast,
     gather::{self, Outcome, gather},
     metrics::{self, Stage},
     placement::{Placed, place},
@@ -22,11 +23,8 @@ use crate::{
     replicas::Fault,
     request::Asked,
     routing::{Routes, Routing},
-    scatter::Scatter,
+    scatter::{Inquiry, Scatter},
 };
-
-/// Below this nothing can be asked of a worker and come back: measured at 0.1 ms for an empty call on one machine.
-const FASTEST_SCATTER: Duration = Duration::from_millis(2);
 
 /// Ranks pages.
 #[derive(Debug)]
@@ -36,6 +34,7 @@ pub(crate) struct Recommend {
     pub(crate) features: Features,
     pub(crate) encoder: Encoder,
     pub(crate) scatter: Scatter,
+    pub(crate) forecast: Forecast,
 }
 
 /// A request that has been placed and checked.
@@ -58,7 +57,10 @@ impl Recommend {
         let placed = place(&routes, model, &asked)?;
         let context = placed.check(&asked)?;
         let reserve = self.config.answer_reserve;
-        let rung = plan(call.deadline.remaining(), Estimates { full: FASTEST_SCATTER, reserve });
+        let kind = (placed.pin.digest, asked.is_rerank());
+        let remaining = call.deadline.remaining();
+        let full = self.forecast.full(kind, remaining.saturating_sub(reserve));
+        let rung = plan(remaining, Estimates { full, reserve });
         let mut timing = StageTiming { plan_us: micros(started.elapsed()), ..StageTiming::default() };
 
         // Every wait ends here, so that the answer leaves before the deadline.
@@ -80,6 +82,9 @@ impl Recommend {
         let mut answer = finish(&asked, &placed, outcome)?;
         timing.merge_us += micros(merging.elapsed());
         timing.total_us = micros(started.elapsed());
+        if answer.quality.rung == Rung::Full && answer.quality.coverage.shards_timed_out == 0 {
+            self.forecast.took(kind, started.elapsed());
+        }
         answer.quality.timing = timing;
         observe(&answer.quality, call);
         Ok(answer)
@@ -123,7 +128,12 @@ impl Recommend {
             fields: asked.fields.clone(),
         };
         let parts = gather::parts(asked, placed);
-        let (replies, scatter_us) = timed(self.scatter.run(route, &question, &parts, call)).await;
+        let inquiry = Inquiry {
+            question: &question,
+            parts: &parts,
+            minimum_items: gather::minimum_items(asked, placed),
+        };
+        let (replies, scatter_us) = timed(self.scatter.run(route, inquiry, call)).await;
         timing.scatter_us = scatter_us;
         // What the shards find wrong with the caller's columns is the caller's to mend; anything else is ours.
         for reply in &replies {
