@@ -13,12 +13,14 @@ mod runtime;
 mod scan;
 mod shard;
 mod text;
+mod thread;
 mod version;
 
 pub use binding::QueryFeatures;
 pub use error::{GoldenMismatch, InferError, LoadError, RuntimeError};
 pub use runtime::{DeviceChoice, Runtime, RuntimeOptions};
 pub use shard::ShardTable;
+pub use thread::in_background;
 pub use version::{ModelOptions, Ranked, VersionModel};
 
 pub use encoder::Encoder;
