@@ -8,10 +8,7 @@ use std::time::{Duration, Instant};
 
 use endcap_bundle::test_util::graphs;
 use endcap_inference::{Executor, ExecutorOptions, Runtime, RuntimeOptions, Tensor, TensorData};
-use ort::{
-    session::{Session, builder::GraphOptimizationLevel},
-    value::TensorRef,
-};
+use ort::{session::Session, value::TensorRef};
 
 const WIDTH: usize = 192;
 const ROUNDS: usize = 201;
@@ -23,13 +20,14 @@ fn main() {
     let path = folder.path().join("ranker.onnx");
     std::fs::write(&path, graphs::dense(&[WIDTH, 256, 128])).unwrap();
     let runtime = Runtime::load(&RuntimeOptions::default()).unwrap();
-    let bare = bare(runtime.library(), &path);
+    let mut bare = runtime.session(&path, "ranker.onnx").unwrap();
     let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
     println!("rows  in flight  inline: bare us  executor us  percent   threads: percent");
-    let mut bare = bare;
     let executors = [Duration::from_millis(2), Duration::ZERO].map(|inline_max| {
         let executor = Executor::start(&runtime, &path, options(inline_max)).unwrap();
-        executor.warm_up([1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1].map(|rows| (ones(rows), rows))).unwrap();
+        executor
+            .warm_up([1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1].map(|rows| (ones(rows), rows)))
+            .unwrap();
         executor
     });
     for (rows, in_flight) in CASES {
@@ -63,17 +61,6 @@ fn timed(times: usize, mut call: impl FnMut()) -> f64 {
     let started = Instant::now();
     (0..times).for_each(|_| call());
     started.elapsed().as_secs_f64() / times as f64
-}
-
-fn bare(library: &std::path::Path, model: &std::path::Path) -> Session {
-    let environment = ort::init_from(library).unwrap().build().unwrap();
-    let mut builder = Session::builder(&environment)
-        .unwrap()
-        .with_optimization_level(GraphOptimizationLevel::All)
-        .unwrap()
-        .with_intra_threads(1)
-        .unwrap();
-    builder.commit_from_file(model).unwrap()
 }
 
 fn run_bare(session: &mut Session, data: &[f32], rows: usize) {

@@ -92,8 +92,9 @@ impl Runtime {
         &self.library
     }
 
-    /// One session: one thread, no spinning, since sessions share the cores.
-    pub(crate) fn session(&self, path: &Path, file: &str) -> Result<Session, LoadError> {
+    /// One session: one thread, no spinning, since sessions share the cores. Public for this crate's benchmark, which
+    /// runs it bare.
+    pub fn session(&self, path: &Path, file: &str) -> Result<Session, LoadError> {
         let provider = if self.cuda { "cuda" } else { "cpu" };
         metrics::gauge!("endcap_inference_provider", "provider" => provider).set(1.0);
         self.open(path)
