@@ -151,3 +151,40 @@ fn the_memory_of_a_run_is_there_for_the_next_request() {
     assert!(matches!(&buffers[0].data, TensorData::I64(values) if values.capacity() >= 100));
     assert!(executor.buffers().is_empty());
 }
+
+#[test]
+fn the_metrics_say_what_waits_what_ran_and_what_was_refused_and_why() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let executor = without_threads(LONG);
+        executor.run_blocking(zeros(5), 5).unwrap();
+        let executor = stalled(1_000);
+        executor.shared.state.lock().learned.record(1, Duration::from_millis(10));
+        let soon = Instant::now() + Duration::from_millis(50);
+        let (place, _answer) = executor.shared.submit(zeros(20), 20, soon).unwrap();
+        std::mem::forget(place);
+        publish(&executor, 10, Duration::from_millis(1)).unwrap_err();
+        publish(&executor, 10, Duration::ZERO).unwrap_err();
+        publish(&executor, 1_000, LONG).unwrap_err();
+        let limits = Limits { rows: 100, seconds: f64::INFINITY };
+        let later = Instant::now() + LONG;
+        let state = &mut *executor.shared.state.lock();
+        assert!(state.queue.next_batch(limits, &state.learned, later, &executor.shared.meters).is_empty());
+        state.queue.push(executor.shared.job(zeros(7), 7, later).unwrap().0, &executor.shared.meters);
+    });
+    let metrics = recorder.handle().render();
+    for expected in [
+        "endcap_inference_provider{provider=\"cpu\"} 1",
+        "endcap_inference_executions_total{file=\"table.onnx\"} 1",
+        "endcap_inference_rows_total{file=\"table.onnx\"} 5",
+        "endcap_batch_rows_sum{file=\"table.onnx\"} 5",
+        "endcap_queue_duration_seconds_count{file=\"table.onnx\"} 1",
+        "endcap_pending_rows{file=\"table.onnx\"} 7",
+        "endcap_rejected_total{service=\"worker\",reason=\"predicted\"} 1",
+        "endcap_rejected_total{service=\"worker\",reason=\"queue_full\"} 1",
+        "endcap_expired_total{stage=\"arrival\"} 1",
+        "endcap_expired_total{stage=\"queue\"} 1",
+    ] {
+        assert!(metrics.contains(expected), "{expected} is missing from\n{metrics}");
+    }
+}
