@@ -214,7 +214,7 @@ impl Shared {
             return Err(InferError::Expired { queued: Duration::ZERO });
         }
         let mut state = self.state.lock();
-        job.share = state.admit(&self.options, rows, job.cells, remaining, &self.meters)?;
+        job.share = state.admit(&self.options, &job, remaining, &self.meters)?;
         let number = state.queue.push(job, &self.meters);
         Ok((Place { shared: self, number }, answer))
     }

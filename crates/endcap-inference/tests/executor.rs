@@ -65,7 +65,7 @@ async fn caller(executor: Arc<Executor>, seed: usize) -> usize {
             for _ in 0..(seed + i) % 4 {
                 tokio::task::yield_now().await;
             }
-            if (seed + i) % 5 != 0 {
+            if !(seed + i).is_multiple_of(5) {
                 std::future::pending::<()>().await;
             }
         };

@@ -33,25 +33,24 @@ impl State {
     pub(super) fn admit(
         &self,
         options: &ExecutorOptions,
-        asked: usize,
-        cells: usize,
+        job: &Job,
         remaining: Duration,
         meters: &Meters,
     ) -> Result<f64, InferError> {
-        let (rows, limit) = (self.queue.rows(), options.queue_rows);
+        let (rows, asked, limit) = (self.queue.rows(), job.rows, options.queue_rows);
         // A request larger than the whole queue may still run when nothing else waits.
         if rows > 0 && rows + asked > limit {
             meters.rejected_full.increment(1);
             return Err(InferError::Overloaded { rows, asked, limit });
         }
         let ahead = self.free_in() + self.queue.seconds() / lanes(options);
-        let predicted = ahead + self.learned.seconds(cells).unwrap_or_default();
+        let predicted = ahead + self.learned.seconds(job.cells).unwrap_or_default();
         if ahead > 0.0 && predicted > remaining.as_secs_f64() {
             meters.rejected_predicted.increment(1);
             let predicted = Duration::from_secs_f64(predicted);
             return Err(InferError::TooLate { rows, predicted, remaining });
         }
-        Ok(self.learned.share(cells))
+        Ok(self.learned.share(job.cells))
     }
 
     /// An idle session and the jobs to run on it, if there are both.
