@@ -8,6 +8,7 @@ mod error;
 mod feature;
 mod ids;
 mod quality;
+mod retrieval;
 
 pub use error::{Coded, ErrorCode, FieldViolation, Violations, is_retryable};
 pub use feature::{Compute, DType, FeatureName, FeatureNameError, FeatureSpec, FeatureValue, Namespace};
@@ -15,3 +16,4 @@ pub use ids::{
     Alias, Digest, IdError, ItemId, ModelName, ShardCount, ShardIndex, Version, VersionPin, shard_of,
 };
 pub use quality::{Arm, Coverage, DegradationReason, Quality, Rung, ShardOutcome, StageTiming};
+pub use retrieval::{RetrievalMode, Retriever, Standing};
