@@ -23,6 +23,7 @@ use crate::{
     request::Asked,
     routing::{Routes, Routing},
     scatter::Scatter,
+    shortlist::{self, Heard, Listing},
 };
 
 /// Below this nothing can be asked of a worker and come back: measured at 0.1 ms for an empty call on one machine.
@@ -101,8 +102,8 @@ impl Recommend {
         let mut reasons: BTreeSet<_> = missing.into_iter().collect();
         let vector = match vector {
             Ok(vector) => vector,
-            Err(_) if asked.is_rerank() => {
-                // The ranker does without: its vector features get their defaults.
+            Err(_) if placed.does_without_vector(asked) => {
+                // The words are enough, and the ranker does without: its vector features get their defaults.
                 reasons.insert(DegradationReason::EncoderFailed);
                 Arc::default()
             }
@@ -122,8 +123,9 @@ impl Recommend {
             features,
             fields: asked.fields.clone(),
         };
-        let parts = gather::parts(asked, placed);
-        let (replies, scatter_us) = timed(self.scatter.run(route, &question, &parts, call)).await;
+        let (Heard { parts, replies, reasons: mut also }, scatter_us) =
+            timed(self.ask(placement, route, &question, call)).await;
+        reasons.append(&mut also);
         timing.scatter_us = scatter_us;
         // What the shards find wrong with the caller's columns is the caller's to mend; anything else is ours.
         for reply in &replies {
@@ -141,8 +143,20 @@ impl Recommend {
         Ok(outcome)
     }
 
-    /// The query's vector if the request needs one, else an empty one. A rerank can do without, so it does not spend
-    /// all of its time on it.
+    /// Asks every shard for its part: once, or first for its lists and then for the ranking.
+    async fn ask(&self, placement: &Placement<'_>, route: &Route, question: &Question, call: &Call) -> Heard {
+        let Placement { asked, placed, .. } = placement;
+        if let Some(plan) = shortlist::plan(asked, placed) {
+            let listing = Listing { scatter: &self.scatter, asked, placed, route, question };
+            return listing.run(&plan, call).await;
+        }
+        let parts = gather::parts(asked, placed);
+        let replies = self.scatter.run(route, question, &parts, call).await;
+        Heard { parts, replies, reasons: BTreeSet::new() }
+    }
+
+    /// The query's vector if the request needs one, else an empty one. A request that can do without does not
+    /// spend all of its time on it.
     async fn vector(
         &self,
         asked: &Asked,
@@ -153,7 +167,8 @@ impl Recommend {
         let Some(dim) = placed.dim(asked) else {
             return Ok(Arc::default());
         };
-        let share = if asked.is_rerank() { call.deadline.remaining() / 2 } else { call.deadline.remaining() };
+        let remaining = call.deadline.remaining();
+        let share = if placed.does_without_vector(asked) { remaining / 2 } else { remaining };
         let call = call.until(call.deadline.within(share));
         self.encoder.vector(route, dim, &asked.query, &call).await
     }

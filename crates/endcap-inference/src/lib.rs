@@ -9,16 +9,20 @@ mod encoder;
 mod error;
 mod executor;
 mod golden;
+mod index;
+mod lexical;
+mod matching;
 mod runtime;
 mod scan;
 mod shard;
 mod text;
 mod version;
+mod words;
 
 pub use binding::QueryFeatures;
 pub use error::{GoldenMismatch, InferError, LoadError, RuntimeError};
 pub use runtime::{DeviceChoice, Runtime, RuntimeOptions};
-pub use shard::ShardTable;
+pub use shard::{Listed, ShardTable};
 pub use version::{ModelOptions, Ranked, VersionModel};
 
 pub use encoder::Encoder;

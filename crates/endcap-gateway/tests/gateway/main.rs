@@ -6,5 +6,6 @@ mod answers;
 mod degraded;
 mod errors;
 mod fleet;
+mod fused;
 mod versions;
 mod worker;
