@@ -78,6 +78,9 @@ fn latencies<'a>(area: &Area<'a>, steps: &[&Step]) -> Drawn<'a> {
     Ok(())
 }
 
+/// What a line shows of a step, in answers a second.
+type Rate = fn(&Step) -> f64;
+
 fn answers<'a>(area: &Area<'a>, steps: &[&Step]) -> Drawn<'a> {
     let highest = steps.iter().map(|step| step.rate_answered).fold(1.0, f64::max);
     let mut chart = ChartBuilder::on(area)
@@ -86,7 +89,7 @@ fn answers<'a>(area: &Area<'a>, steps: &[&Step]) -> Drawn<'a> {
         .y_label_area_size(80)
         .build_cartesian_2d(loads(steps), 0.0..highest * 1.1)?;
     chart.configure_mesh().x_desc("requests offered, a second").y_desc("answers a second").draw()?;
-    let lines: [(&str, fn(&Step) -> f64, RGBColor); 2] = [
+    let lines: [(&str, Rate, RGBColor); 2] = [
         ("good answers", |step| step.rate_answered, RGBColor(0x33, 0x66, 0xaa)),
         ("in the deadline", |step| step.rate_in_deadline, RGBColor(0x1b, 0x9e, 0x77)),
     ];
