@@ -39,11 +39,11 @@ fn run_for(session: &mut Session, rows: usize, duration: Duration) -> ort::Resul
     let mut runs = 0;
     while started.elapsed() < duration {
         // New tensors each time: a server's inputs are new, too.
-        let inputs: [(&str, SessionInputValue<'_>); 2] = [
+        let inputs: Vec<(&str, SessionInputValue<'_>)> = vec![
             ("dense", Tensor::from_array(([rows, DENSE], dense.clone()))?.into()),
             ("ids", Tensor::from_array(([rows, TABLES], ids.clone()))?.into()),
         ];
-        let outputs = session.run(inputs.to_vec())?;
+        let outputs = session.run(inputs)?;
         std::hint::black_box(outputs["score"].try_extract_tensor::<f32>()?.1[0]);
         runs += 1;
     }
