@@ -50,6 +50,11 @@ pub const METRICS: &[Metric] = &[
         AT_K,
         "Share of the catalogue that the first k answers to all labelled queries show; offline and fleet.",
     ),
+    Metric::gauge(
+        "endcap_unplaced_replicas",
+        &["lack"],
+        "Replicas that no worker has room for, by what is lacking: memory, or workers. 0 on registries that do not lead.",
+    ),
     Metric::gauge(LEADS, &[], "1 on the registry that controls, 0 on those that would take over."),
 ];
 

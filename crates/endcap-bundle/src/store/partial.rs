@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, TryLockError},
-    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    io::{Read as _, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -89,10 +89,10 @@ impl Partial {
         }
     }
 
-    /// Feeds what is there already to `digest`, and tells how much that is.
+    /// Feeds what is there already to `digest`, and tells how much that is. Once, and before anything else: it reads from
+    /// where the file stands, which is its beginning after it was opened.
     pub(super) fn replay(&mut self, mut digest: impl FnMut(&[u8])) -> Result<u64, BundleError> {
         let read = |error| BundleError::io("read", &self.path)(error);
-        self.file.seek(SeekFrom::Start(0)).map_err(read)?;
         let (mut buffer, mut length) = (vec![0; 256 << 10], 0);
         loop {
             match self.file.read(&mut buffer).map_err(read)? {
