@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config,
-    clients::Remote,
+    clients::{Exchanges, Remote},
     config::RecommendConfig,
     encode::Encoder,
     features::Features,
@@ -75,21 +75,23 @@ impl App {
         run(&tasks, "freshness", report(freshness.clone()));
         let (channels, load, routing) =
             (Arc::<Channels>::default(), Arc::<Load>::default(), Routing::default());
+        let exchanges =
+            config.recommend.shard_stream.then(|| Exchanges::new(Arc::clone(&channels), tasks.clone()));
+        let remote = Arc::new(Remote { channels, exchanges });
         let follower = Follower {
             keys,
             store: deps.store,
             routing: routing.clone(),
-            tidy: tidy(Arc::clone(&channels), Arc::clone(&load)),
+            tidy: tidy(Arc::clone(&remote), Arc::clone(&load)),
         };
         let (first, first_route) = oneshot::channel();
         run(&tasks, "routing", follower.run(entries, readiness.latch("routing snapshot"), first));
 
         metrics::register();
-        let health = Arc::new(Remote { channels: Arc::clone(&channels) });
-        run(&tasks, "probe", probe(Arc::clone(&load), health));
+        run(&tasks, "probe", probe(Arc::clone(&load), remote.clone()));
         let routed = RoutedGrpc { routing: routing.clone(), freshness, load: Arc::clone(&load) };
         let server = server.add_service(GatewayServiceServer::new(routed));
-        let recommend = Arc::new(compose(config.recommend, channels, load, routing));
+        let recommend = Arc::new(compose(config.recommend, remote, load, routing));
         let service = RecommendServiceServer::new(RecommendGrpc { recommend })
             .max_decoding_message_size(LARGEST_REQUEST);
         Ok(Self { server: server.add_service(service), readiness, session, routed: first_route, tasks })
@@ -126,8 +128,7 @@ async fn report(freshness: Freshness) {
     }
 }
 
-fn compose(config: RecommendConfig, channels: Arc<Channels>, load: Arc<Load>, routing: Routing) -> Recommend {
-    let remote = Arc::new(Remote { channels });
+fn compose(config: RecommendConfig, remote: Arc<Remote>, load: Arc<Load>, routing: Routing) -> Recommend {
     Recommend {
         features: Features { source: remote.clone(), budget: config.feature_budget },
         encoder: Encoder::new(remote.clone(), Arc::clone(&load), config.query_cache_entries),
@@ -138,10 +139,10 @@ fn compose(config: RecommendConfig, channels: Arc<Channels>, load: Arc<Load>, ro
 }
 
 /// Lets go of connections to members that are gone.
-fn tidy(channels: Arc<Channels>, load: Arc<Load>) -> Box<dyn Fn(&Routes) + Send + Sync> {
+fn tidy(remote: Arc<Remote>, load: Arc<Load>) -> Box<dyn Fn(&Routes) + Send + Sync> {
     Box::new(move |routes| {
         let known = routes.endpoints();
-        channels.retain(|endpoint| known.contains(endpoint));
+        remote.retain(|endpoint| known.contains(endpoint));
         load.retain(|endpoint| known.contains(endpoint));
     })
 }

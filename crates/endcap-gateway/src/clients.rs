@@ -1,13 +1,17 @@
 //! The ports over gRPC. Answers are checked here, so that nothing malformed gets any further.
 
+mod exchange;
+#[cfg(test)]
+mod tests;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use endcap_proto::{
     columns,
     pb::{
-        self, feature_service_client::FeatureServiceClient, score_request::Mode,
-        shard_service_client::ShardServiceClient,
+        self, exchange_request, exchange_response::Reply, feature_service_client::FeatureServiceClient,
+        score_request::Mode, shard_service_client::ShardServiceClient,
     },
 };
 use endcap_service::{
@@ -16,8 +20,9 @@ use endcap_service::{
     status::{RemoteError, from_status},
 };
 use endcap_types::{ErrorCode, FeatureName, FeatureValue, VersionPin};
-use tonic::transport::Channel;
+use tonic::{Response, transport::Channel};
 
+pub(crate) use self::exchange::Exchanges;
 use crate::ports::{
     Call, FeatureGroup, FeatureKey, FeatureSource, HealthClient, Part, Pinned, Question, ShardAnswer,
     ShardClient, Work,
@@ -30,20 +35,59 @@ const LARGEST_ANSWER: usize = 64 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct Remote {
     pub(crate) channels: Arc<Channels>,
+    /// The streams to workers; without them every call goes singly.
+    pub(crate) exchanges: Option<Arc<Exchanges>>,
+}
+
+fn channel(channels: &Channels, endpoint: &str) -> Result<Channel, RemoteError> {
+    channels.get(endpoint).map_err(|error| unreachable(error.to_string()))
+}
+
+fn shard_client(channels: &Channels, endpoint: &str) -> Result<ShardServiceClient<Channel>, RemoteError> {
+    Ok(ShardServiceClient::new(channel(channels, endpoint)?).max_decoding_message_size(LARGEST_ANSWER))
 }
 
 impl Remote {
-    fn channel(&self, endpoint: &str) -> Result<Channel, RemoteError> {
-        self.channels.get(endpoint).map_err(|error| RemoteError {
-            code: ErrorCode::Unavailable,
-            message: error.to_string(),
-            violations: Vec::new(),
-            retry_after: None,
-        })
+    /// Lets go of members that are gone.
+    pub(crate) fn retain(&self, known: impl Fn(&str) -> bool) {
+        self.channels.retain(&known);
+        if let Some(exchanges) = &self.exchanges {
+            exchanges.retain(&known);
+        }
     }
 
-    fn worker(&self, endpoint: &str) -> Result<ShardServiceClient<Channel>, RemoteError> {
-        Ok(ShardServiceClient::new(self.channel(endpoint)?).max_decoding_message_size(LARGEST_ANSWER))
+    async fn ask_score(
+        &self,
+        endpoint: &str,
+        message: pb::ScoreRequest,
+        call: &Call,
+    ) -> Result<pb::ScoreResponse, RemoteError> {
+        if let Some(exchange) = self.exchanges.as_ref().and_then(|exchanges| exchanges.get(endpoint)) {
+            return match exchange.call(exchange_request::Call::Score(message), call).await? {
+                Reply::Score(answer) => Ok(answer),
+                _ => Err(malformed(endpoint, "answered a score with something else")),
+            };
+        }
+        let mut client = shard_client(&self.channels, endpoint)?;
+        let answered = client.score(request(message, call.deadline, &call.id)).await;
+        answered.map(Response::into_inner).map_err(|status| from_status(&status))
+    }
+
+    async fn ask_encode(
+        &self,
+        endpoint: &str,
+        message: pb::EncodeRequest,
+        call: &Call,
+    ) -> Result<pb::EncodeResponse, RemoteError> {
+        if let Some(exchange) = self.exchanges.as_ref().and_then(|exchanges| exchanges.get(endpoint)) {
+            return match exchange.call(exchange_request::Call::Encode(message), call).await? {
+                Reply::Encode(answer) => Ok(answer),
+                _ => Err(malformed(endpoint, "answered an encode with something else")),
+            };
+        }
+        let mut client = shard_client(&self.channels, endpoint)?;
+        let answered = client.encode(request(message, call.deadline, &call.id)).await;
+        answered.map(Response::into_inner).map_err(|status| from_status(&status))
     }
 }
 
@@ -56,9 +100,7 @@ impl ShardClient for Remote {
         part: &Part,
         call: Call,
     ) -> Result<Pinned<ShardAnswer>, RemoteError> {
-        let message = score_request(question, part);
-        let answered = self.worker(endpoint)?.score(request(message, call.deadline, &call.id)).await;
-        let answer = answered.map_err(|status| from_status(&status))?.into_inner();
+        let answer = self.ask_score(endpoint, score_request(question, part), &call).await?;
         if answer.shard != part.shard {
             return Err(malformed(
                 endpoint,
@@ -79,8 +121,7 @@ impl ShardClient for Remote {
         call: Call,
     ) -> Result<Pinned<Vec<f32>>, RemoteError> {
         let message = pb::EncodeRequest { pin: Some(pin.into()), query: query.to_owned() };
-        let answered = self.worker(endpoint)?.encode(request(message, call.deadline, &call.id)).await;
-        let answer = answered.map_err(|status| from_status(&status))?.into_inner();
+        let answer = self.ask_encode(endpoint, message, &call).await?;
         let vector = finite(&answer.vector).map_err(|detail| malformed(endpoint, &detail))?;
         Ok(Pinned { pin: answer.pin.and_then(|pin| VersionPin::try_from(pin).ok()), answer: vector })
     }
@@ -109,7 +150,7 @@ impl FeatureSource for Remote {
             entity_id: key.entity_id.clone(),
         };
         let message = pb::GetFeaturesRequest { keys: keys.iter().map(wire).collect() };
-        let mut client = FeatureServiceClient::new(self.channel(endpoint)?);
+        let mut client = FeatureServiceClient::new(channel(&self.channels, endpoint)?);
         let answered = client.get_features(request(message, call.deadline, &call.id)).await;
         let results = answered.map_err(|status| from_status(&status))?.into_inner().results;
         if results.len() != keys.len() {
@@ -189,6 +230,10 @@ fn feature_group(wire: pb::FeatureGroup) -> FeatureGroup {
         values: values.into_iter().filter_map(pair).collect(),
         age: Duration::from_millis(wire.age_ms),
     }
+}
+
+fn unreachable(message: String) -> RemoteError {
+    RemoteError { code: ErrorCode::Unavailable, message, violations: Vec::new(), retry_after: None }
 }
 
 fn malformed(endpoint: &str, detail: &str) -> RemoteError {

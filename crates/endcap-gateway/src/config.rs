@@ -24,6 +24,8 @@ pub(crate) struct RecommendConfig {
     /// Longest wait for user and session features.
     pub(crate) feature_budget: Duration,
     pub(crate) query_cache_entries: u64,
+    /// Whether workers are asked over one stream each, instead of a call each time.
+    pub(crate) shard_stream: bool,
     pub(crate) limits: Limits,
 }
 
@@ -61,6 +63,7 @@ impl RecommendConfig {
         }
         let feature_budget = settings.read("gateway.feature_budget");
         let query_cache_entries = settings.read("gateway.query_cache_entries");
+        let shard_stream = settings.read("gateway.shard_stream");
         let limits = Limits::read(settings);
         Some(Self {
             default_model: default_model?,
@@ -68,6 +71,7 @@ impl RecommendConfig {
             answer_reserve: answer_reserve?,
             feature_budget: feature_budget?,
             query_cache_entries: query_cache_entries?,
+            shard_stream: shard_stream?,
             limits: limits?,
         })
     }

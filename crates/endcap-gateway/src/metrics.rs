@@ -132,3 +132,8 @@ pub(crate) fn late() {
 pub(crate) fn shard_retried() {
     counter!("endcap_shard_retries_total").increment(1);
 }
+
+/// A stream to a worker was opened (1) or has ended (-1).
+pub(crate) fn streams(change: f64) {
+    gauge!("endcap_shard_streams").increment(change);
+}

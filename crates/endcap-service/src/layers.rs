@@ -10,16 +10,18 @@ use std::{
 };
 
 use endcap_types::{Coded, ErrorCode};
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::{FutureExt as _, TryFutureExt as _, future::BoxFuture};
 use thiserror::Error;
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
-use tracing::{Instrument as _, field::Empty};
+use opentelemetry::propagation::Extractor;
+use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     Deadline, RequestId,
     deadline::parse_grpc_timeout,
+    exchange::Calls,
     metrics::{self, InFlight},
     request_id::HEADER,
     status::to_status,
@@ -33,7 +35,7 @@ const BEFORE_TRANSPORT: Duration = Duration::from_millis(5);
 const SHED_RETRY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Error)]
-enum CallError {
+pub(crate) enum CallError {
     #[error("{in_flight} calls are in flight, which is the limit")]
     Full { in_flight: usize },
     #[error("the deadline had passed when the call arrived")]
@@ -112,19 +114,11 @@ where
         // First, so that every error below can name it.
         let id = RequestId::from_header(request.headers().get(HEADER).map(|value| value.as_bytes()));
         request.extensions_mut().insert(id.clone());
+        // For handlers that take further calls from a stream.
+        request.extensions_mut().insert(Calls(layer.clone()));
         let rpc = rpc_name(request.uri().path());
-        // One span per call; handlers and use cases add theirs inside. Of the highest level, so that lines of every level
-        // carry the ids.
-        let span = tracing::error_span!(
-            "rpc",
-            rpc.service = layer.role,
-            rpc.method = %rpc,
-            request.id = %id,
-            trace.id = Empty
-        );
-        if let Some(trace) = traces::accept(&span, request.headers()) {
-            span.record("trace.id", tracing::field::display(trace));
-        }
+        // One span per call; handlers and use cases add theirs inside.
+        let span = layer.span(rpc, &id, &traces::Headers(request.headers()));
 
         Box::pin(
             async move {
@@ -137,8 +131,7 @@ where
                     response.headers_mut().insert(HEADER, value);
                 }
                 // Last, so that it counts what the caller saw, whoever decided it.
-                let code = record(layer.role, rpc, &response, started);
-                traces::finish(&tracing::Span::current(), code_name(code), is_our_fault(code));
+                layer.record(rpc, code_of(&response), started);
                 Ok(response)
             }
             .instrument(span),
@@ -155,8 +148,21 @@ impl CallLayer {
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
     {
-        // Before the limit: a call that nobody waits for must not take a place.
         let deadline = deadline(&request);
+        let called = async move {
+            let Ok(response) = inner.call(request_with(&mut request, deadline)).await;
+            response
+        };
+        self.guard(deadline, called).await
+    }
+
+    /// Runs one call's work within its deadline, the cap, and a guard against panics.
+    pub(crate) async fn guard<T>(
+        &self,
+        deadline: Option<Deadline>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, CallError> {
+        // Before the limit: a call that nobody waits for must not take a place.
         if deadline.is_some_and(Deadline::is_expired) {
             metrics::expired("arrival");
             return Err(CallError::ExpiredOnArrival);
@@ -168,14 +174,9 @@ impl CallLayer {
         };
         let _counted = InFlight::enter(self.role);
         // Innermost: a fault of one call must not take the connection, with everyone else's calls, down.
-        let guarded = async {
-            let called = AssertUnwindSafe(async { inner.call(request_with(&mut request, deadline)).await });
-            match called.catch_unwind().await {
-                Ok(Ok(response)) => Ok(response),
-                Ok(Err(never)) => match never {},
-                Err(panic) => Err(CallError::Panicked { message: panic_message(panic.as_ref()) }),
-            }
-        };
+        let guarded = AssertUnwindSafe(work)
+            .catch_unwind()
+            .map_err(|panic| CallError::Panicked { message: panic_message(panic.as_ref()) });
         match deadline {
             Some(deadline) => {
                 let raced = tokio::time::timeout_at(deadline.instant(), guarded).await;
@@ -186,6 +187,29 @@ impl CallLayer {
             }
             None => guarded.await,
         }
+    }
+
+    /// Of the highest level, so that lines of every level carry the ids.
+    pub(crate) fn span(&self, rpc: &'static str, id: &RequestId, caller: &dyn Extractor) -> Span {
+        let role = self.role;
+        let span = tracing::error_span!(
+            "rpc",
+            rpc.service = role,
+            rpc.method = %rpc,
+            request.id = %id,
+            trace.id = Empty
+        );
+        if let Some(trace) = traces::accept(&span, caller) {
+            span.record("trace.id", tracing::field::display(trace));
+        }
+        span
+    }
+
+    /// Counts a call under what its caller sees. Within the call's span.
+    pub(crate) fn record(&self, rpc: &'static str, code: Code, started: Instant) {
+        metrics::answered(self.role, rpc, code_name(code), started.elapsed());
+        tracing::debug!(code = code_name(code), "answered");
+        traces::finish(&Span::current(), code_name(code), is_our_fault(code));
     }
 }
 
@@ -200,8 +224,12 @@ fn request_with(request: &mut http::Request<Body>, deadline: Option<Deadline>) -
 
 fn deadline(request: &http::Request<Body>) -> Option<Deadline> {
     let text = request.headers().get("grpc-timeout")?.to_str().ok()?;
-    let timeout = parse_grpc_timeout(text)?;
-    Some(Deadline::after(timeout.saturating_sub(BEFORE_TRANSPORT.min(timeout / 10))))
+    parse_grpc_timeout(text).map(before_caller)
+}
+
+/// When a call must be done whose caller waits this long.
+pub(crate) fn before_caller(timeout: Duration) -> Deadline {
+    Deadline::after(timeout.saturating_sub(BEFORE_TRANSPORT.min(timeout / 10)))
 }
 
 /// The method's name, or one word for all unknown paths, so that callers can't invent label values.
@@ -215,6 +243,7 @@ const RPCS: &[&str] = &[
     "PutFeatures",
     "Encode",
     "Score",
+    "Exchange",
     "RegisterVersion",
     "ValidateVersion",
     "Promote",
@@ -240,16 +269,10 @@ const RPCS: &[&str] = &[
     "other",
 ];
 
-fn record(role: &'static str, rpc: &'static str, response: &http::Response<Body>, started: Instant) -> Code {
+fn code_of(response: &http::Response<Body>) -> Code {
     // A success carries its status in the trailers, an error of a unary call in the headers.
     let status = response.headers().get("grpc-status").and_then(|value| value.to_str().ok());
-    let code = status.map_or(Code::Ok, |text| Code::from_bytes(text.as_bytes()));
-    metrics::answered(role, rpc, code_name(code), started.elapsed());
-    tracing::debug!(code = code_name(code), "answered");
-    code
-}
-
-/// Not the caller's mistake, nor a refusal that costs nothing and comes in masses.
+    status.map_or(Code::/// Not the caller's mistake, nor a refusal that costs nothing and comes in masses.
 fn is_our_fault(code: Code) -> bool {
     matches!(
         code,

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod client;
 pub mod config;
 mod deadline;
+pub mod exchange;
 mod layers;
 pub mod metrics;
 mod readiness;

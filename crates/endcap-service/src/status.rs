@@ -2,6 +2,7 @@
 
 use std::{error::Error, time::Duration};
 
+use endcap_proto::pb;
 use endcap_types::{Coded, ErrorCode, FieldViolation};
 use thiserror::Error;
 use tonic::{Code, Status, metadata::MetadataMap};
@@ -79,6 +80,20 @@ pub fn from_status(status: &Status) -> RemoteError {
     }
 }
 
+/// A status as it travels on a stream: all that [`from_status`] reads of it.
+pub fn to_call_error(status: &Status) -> pb::CallError {
+    pb::CallError {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: status.details().to_vec().into(),
+    }
+}
+
+/// The error of a remote service that came on a stream; the same as by a call of its own.
+pub fn from_call_error(error: pb::CallError) -> RemoteError {
+    from_status(&Status::with_details(Code::from(error.code), error.message, error.details))
+}
+
 /// Every cause, outermost first.
 pub fn chain(error: &(impl Error + ?Sized)) -> String {
     let mut text = error.to_string();
@@ -153,6 +168,7 @@ mod tests {
         let status = to_status(&error, &RequestId::new());
         assert_eq!(status.metadata().get(PUSHBACK).unwrap(), "70");
         assert_eq!(from_status(&status), error);
+        assert_eq!(from_call_error(to_call_error(&status)), error);
     }
 
     #[test]

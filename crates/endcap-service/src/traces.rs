@@ -118,8 +118,8 @@ pub async fn flush() {
 }
 
 /// Makes the call's span a part of the caller's trace. Gives the trace's id, which is the caller's even with traces off.
-pub(crate) fn accept(span: &tracing::Span, headers: &HeaderMap) -> Option<TraceId> {
-    let caller = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
+pub(crate) fn accept(span: &tracing::Span, caller: &dyn Extractor) -> Option<TraceId> {
+    let caller = TraceContextPropagator::new().extract_with_context(&Context::new(), caller);
     let theirs = caller.span().span_context().trace_id();
     if PROVIDER.get().is_some() {
         if theirs != TraceId::INVALID {
@@ -141,6 +141,15 @@ pub(crate) fn inject(metadata: &mut MetadataMap) {
     }
 }
 
+/// The same as one line, for frames that have no headers; empty with traces off.
+pub fn traceparent() -> String {
+    let mut line = Line::default();
+    if PROVIDER.get().is_some() {
+        TraceContextPropagator::new().inject_context(&tracing::Span::current().context(), &mut line);
+    }
+    line.0
+}
+
 /// Notes how the call ended; a fault of ours makes its trace worth keeping.
 pub(crate) fn finish(span: &tracing::Span, code: &'static str, our_fault: bool) {
     if PROVIDER.get().is_some() {
@@ -151,7 +160,7 @@ pub(crate) fn finish(span: &tracing::Span, code: &'static str, our_fault: bool) 
     }
 }
 
-struct Headers<'a>(&'a HeaderMap);
+pub(crate) struct Headers<'a>(pub(crate) &'a HeaderMap);
 
 impl Extractor for Headers<'_> {
     fn get(&self, key: &str) -> Option<&str> {
@@ -160,6 +169,30 @@ impl Extractor for Headers<'_> {
 
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+/// A `traceparent` alone.
+#[derive(Debug, Default)]
+pub(crate) struct Line(pub(crate) String);
+
+const TRACEPARENT: &str = "traceparent";
+
+impl Extractor for Line {
+    fn get(&self, key: &str) -> Option<&str> {
+        (key == TRACEPARENT && !self.0.is_empty()).then_some(&self.0)
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        vec![TRACEPARENT]
+    }
+}
+
+impl Injector for Line {
+    fn set(&mut self, key: &str, value: String) {
+        if key == TRACEPARENT {
+            self.0 = value;
+        }
     }
 }
 

@@ -41,6 +41,8 @@ pub struct App {
     server: GrpcServer,
     readiness: Readiness,
     session: Session,
+    /// Ends the streams of gateways.
+    draining: CancellationToken,
     tasks: Tasks,
 }
 
@@ -91,11 +93,12 @@ impl App {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let score = Score { holdings, scans: Arc::new(Semaphore::new(config.scan_threads)) };
-        let service = ShardServiceServer::new(ShardGrpc { score })
+        let draining = CancellationToken::new();
+        let service = ShardServiceServer::new(ShardGrpc { score, draining: draining.clone() })
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let server = server.add_service(service).add_service(open);
-        Ok(Self { server, readiness, session, tasks })
+        Ok(Self { server, readiness, session, draining, tasks })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -108,10 +111,11 @@ impl App {
 
     /// Serves until `shutdown`, then leaves the fleet and drains.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let session = self.session.clone();
+        let (session, draining) = (self.session.clone(), self.draining.clone());
         let leave = async {
             shutdown.cancelled().await;
             // First of all: gateways stop sending while calls in flight go on.
+            draining.cancel();
             session.close().await
         };
         let (served, left) = tokio::join!(self.server.serve(self.readiness, shutdown.clone()), leave);

@@ -1,19 +1,26 @@
 //! The ShardService, as thin as it can be.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use endcap_proto::pb::{self, shard_service_server::ShardService};
-use endcap_service::{Deadline, RequestId, status::to_status};
-use tonic::{Request, Response, Status};
+use endcap_service::{
+    Deadline, RequestId,
+    exchange::{self, Replies},
+    status::to_status,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::{encode::encode, score::Score};
 
 /// For callers who bring no deadline, which gateways always do.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(1);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ShardGrpc {
     pub(crate) score: Score,
+    /// Cancelled when the worker is about to leave, so that gateways end their streams.
+    pub(crate) draining: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -31,5 +38,14 @@ impl ShardService for ShardGrpc {
         let (id, deadline) = (RequestId::of(&request), Deadline::of(&request, DEFAULT_DEADLINE));
         let scored = self.score.run(request.into_inner(), deadline).await;
         scored.map(Response::new).map_err(|error| to_status(&error, &id))
+    }
+
+    type ExchangeStream = Replies;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<pb::ExchangeRequest>>,
+    ) -> Result<Response<Replies>, Status> {
+        Ok(Response::new(exchange::serve(Arc::new(self.clone()), request, self.draining.clone())))
     }
 }

@@ -16,9 +16,11 @@ use endcap_proto::{
         shard_service_server::{ShardService, ShardServiceServer},
     },
 };
+use endcap_service::exchange::{self, Replies};
 use endcap_types::{ItemId, VersionPin};
 use tokio::net::TcpListener;
-use tonic::{Code, Request, Response, Status, transport::Server, transport::server::TcpIncoming};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, Streaming, transport::Server, transport::server::TcpIncoming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// What a fake does when it is asked.
@@ -58,7 +60,7 @@ pub(crate) struct Script {
 pub(crate) type Shared = Arc<Mutex<Script>>;
 
 /// The shards of any number of versions, and nothing but fixed numbers for their scores.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Worker {
     pub(crate) script: Shared,
     pub(crate) shards: BTreeMap<(VersionPin, u32), Vec<ItemId>>,
@@ -139,6 +141,15 @@ impl Worker {
 
 #[tonic::async_trait]
 impl ShardService for Worker {
+    type ExchangeStream = Replies;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<pb::ExchangeRequest>>,
+    ) -> Result<Response<Replies>, Status> {
+        Ok(Response::new(exchange::serve(Arc::new(self.clone()), request, CancellationToken::new())))
+    }
+
     async fn encode(
         &self,
         request: Request<pb::EncodeRequest>,

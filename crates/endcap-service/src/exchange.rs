@@ -1,0 +1,204 @@
+//! The worker's end of the stream that carries many calls (`ShardService.Exchange`).
+//!
+//! Each frame runs through the same handler as a call of its own, and through the same cap, deadline, guard against
+//! panics and metrics. All of a stream's calls are polled by the one task that writes its replies: those that are ready
+//! together leave in one write, and nothing is left behind when the stream is dropped. The stages that take time
+//! (scans, inference) have threads of their own.
+
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+
+use endcap_proto::pb::{
+    self, exchange_request::Call, exchange_response::Reply, shard_service_server::ShardService,
+};
+use endcap_types::{ErrorCode, Violations};
+use futures::{
+    FutureExt as _, Stream, StreamExt as _,
+    future::{AbortHandle, Abortable, BoxFuture},
+    stream::FuturesUnordered,
+};
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::Instrument as _;
+
+use crate::{
+    RequestId,
+    layers::{CallLayer, before_caller},
+    status::{RemoteError, to_call_error, to_status},
+    traces,
+};
+
+/// What the worker writes.
+pub type Replies = Pin<Box<dyn Stream<Item = Result<pb::ExchangeResponse, Status>> + Send>>;
+
+/// The layer stack that a stream came through, for the calls that it carries.
+#[derive(Debug, Clone)]
+pub(crate) struct Calls(pub(crate) CallLayer);
+
+impl Default for Calls {
+    /// Without any cap, for a server without the layer stack.
+    fn default() -> Self {
+        Self(CallLayer::new("none", Semaphore::MAX_PERMITS))
+    }
+}
+
+/// Serves one stream until the gateway ends it. Once `draining` is cancelled the gateway is told, so that it can.
+pub fn serve<S: ShardService>(
+    service: Arc<S>,
+    request: Request<Streaming<pb::ExchangeRequest>>,
+    draining: CancellationToken,
+) -> Replies {
+    let calls = request.extensions().get::<Calls>().cloned().unwrap_or_default();
+    let exchange = Exchange {
+        service,
+        calls: calls.0,
+        frames: Some(request.into_inner()),
+        in_flight: FuturesUnordered::new(),
+        handles: HashMap::new(),
+        draining: Some(draining),
+        failed: false,
+    };
+    Box::pin(futures::stream::unfold(exchange, async |mut exchange| {
+        let reply = exchange.next().await?;
+        exchange.failed = reply.is_err();
+        Some((reply, exchange))
+    }))
+}
+
+type Done = (u64, Reply);
+
+struct Exchange<S> {
+    service: Arc<S>,
+    calls: CallLayer,
+    /// Nothing once the gateway has ended its side.
+    frames: Option<Streaming<pb::ExchangeRequest>>,
+    /// Bounded by the cap: whatever is beyond it is ready at once, and replies go before new frames.
+    in_flight: FuturesUnordered<Abortable<BoxFuture<'static, Done>>>,
+    handles: HashMap<u64, AbortHandle>,
+    /// Nothing once goodbye was said.
+    draining: Option<CancellationToken>,
+    /// The last item was an error, which ends the stream.
+    failed: bool,
+}
+
+impl<S: ShardService> Exchange<S> {
+    /// The next reply; nothing when all is said.
+    async fn next(&mut self) -> Option<Result<pb::ExchangeResponse, Status>> {
+        while !self.failed && (self.frames.is_some() || !self.in_flight.is_empty()) {
+            tokio::select! {
+                biased;
+                Some(done) = self.in_flight.next() => {
+                    // One that was cancelled has no reply.
+                    let Ok((sequence, reply)) = done else { continue };
+                    self.handles.remove(&sequence);
+                    return Some(Ok(pb::ExchangeResponse { sequence, reply: Some(reply) }));
+                }
+                () = cancelled(self.draining.as_ref()) => {
+                    self.draining = None;
+                    let reply = Some(Reply::Goodbye(pb::Goodbye {}));
+                    return Some(Ok(pb::ExchangeResponse { sequence: 0, reply }));
+                }
+                frame = next_frame(&mut self.frames) => match frame {
+                    Some(Ok(frame)) => if let Err(status) = self.take(frame) {
+                        return Some(Err(status));
+                    },
+                    Some(Err(status)) => return Some(Err(status)),
+                    None => self.frames = None,
+                },
+            }
+        }
+        None
+    }
+
+    /// Begins what a frame asks for.
+    fn take(&mut self, frame: pb::ExchangeRequest) -> Result<(), Status> {
+        let sequence = frame.sequence;
+        if let Some(Call::Cancel(_)) = frame.call {
+            if let Some(handle) = self.handles.remove(&sequence) {
+                handle.abort();
+            }
+            return Ok(());
+        }
+        let id = RequestId::from_header(Some(frame.request_id.as_bytes()));
+        if self.handles.contains_key(&sequence) {
+            let mut violations = Violations::default();
+            violations.push("sequence", format!("{sequence} is still in flight; number calls distinctly"));
+            return Err(to_status(&violations, &id));
+        }
+        let (handle, registration) = AbortHandle::new_pair();
+        self.handles.insert(sequence, handle);
+        let work = call(Arc::clone(&self.service), self.calls.clone(), frame, id).boxed();
+        self.in_flight.push(Abortable::new(work, registration));
+        Ok(())
+    }
+}
+
+/// One call, as the layer stack and the handler would treat it if it came alone.
+async fn call<S: ShardService>(
+    service: Arc<S>,
+    calls: CallLayer,
+    frame: pb::ExchangeRequest,
+    id: RequestId,
+) -> Done {
+    let started = Instant::now();
+    let rpc = match frame.call {
+        Some(Call::Encode(_)) => "Encode",
+        _ => "Score",
+    };
+    let span = calls.span(rpc, &id, &traces::Line(frame.traceparent));
+    let deadline = before_caller(Duration::from_micros(frame.remaining_us));
+    let work = async {
+        match frame.call {
+            Some(Call::Score(message)) => {
+                let answered = service.score(with(message, &id, deadline)).await;
+                answered.map(|answer| Reply::Score(answer.into_inner()))
+            }
+            Some(Call::Encode(message)) => {
+                let answered = service.encode(with(message, &id, deadline)).await;
+                answered.map(|answer: Response<_>| Reply::Encode(answer.into_inner()))
+            }
+            Some(Call::Cancel(_)) | None => Err(to_status(&unknown_call(), &id)),
+        }
+    };
+    let guarded = async {
+        let outcome = calls.guard(Some(deadline), work).await;
+        let outcome = outcome.unwrap_or_else(|error| Err(to_status(&error, &id)));
+        calls.record(rpc, outcome.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
+        outcome
+    };
+    let outcome = guarded.instrument(span).await;
+    (frame.sequence, outcome.unwrap_or_else(|status| Reply::Error(to_call_error(&status))))
+}
+
+fn with<T>(message: T, id: &RequestId, deadline: crate::Deadline) -> Request<T> {
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(deadline);
+    request
+}
+
+/// A gateway that is newer may ask for what this worker has never heard of.
+fn unknown_call() -> RemoteError {
+    RemoteError {
+        code: ErrorCode::InvalidArgument,
+        message: "call: is missing, or of a kind that this worker does not know".to_owned(),
+        violations: Vec::new(),
+        retry_after: None,
+    }
+}
+
+async fn cancelled(token: Option<&CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_frame(
+    frames: &mut Option<Streaming<pb::ExchangeRequest>>,
+) -> Option<Result<pb::ExchangeRequest, Status>> {
+    match frames {
+        Some(frames) => frames.next().await,
+        None => std::future::pending().await,
+    }
+}
