@@ -173,6 +173,7 @@ impl Fleet {
             ("gateway.grpc.listen", "127.0.0.1:0"),
             ("gateway.drain.delay", "0ms"),
             ("gateway.default_model", "tiny"),
+            ("gateway.shard_stream", crate::SHARD_STREAM),
         ];
         let all: Vec<_> =
             all.iter().chain(set).map(|(key, value)| ((*key).into(), (*value).into())).collect();

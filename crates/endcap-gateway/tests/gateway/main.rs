@@ -8,3 +8,6 @@ mod errors;
 mod fleet;
 mod versions;
 mod worker;
+
+/// How workers are asked. The target `gateway_unary` runs the same tests the other way.
+const SHARD_STREAM: &str = "true";

@@ -8,10 +8,12 @@ mod support;
 
 mod open_inference;
 
+use std::collections::BTreeMap;
+
 use endcap_bundle::test_util::TinyOptions;
 use endcap_proto::{
     columns,
-    pb::{self, score_request::Mode},
+    pb::{self, exchange_request::Call, exchange_response::Reply, score_request::Mode},
 };
 use endcap_types::VersionPin;
 use support::{Worker, until};
@@ -182,4 +184,70 @@ async fn a_leaving_replica_is_kept_but_never_loaded() {
     assert!(!worker.is_ready(&pin, 1).await);
     worker.unassign(&pin, 0).await;
     until(async || !worker.is_ready(&pin, 0).await).await;
+}
+
+fn frame(sequence: u64, remaining_us: u64, call: Option<Call>) -> pb::ExchangeRequest {
+    pb::ExchangeRequest { sequence, remaining_us, request_id: format!("id-{sequence}"), call }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_stream_carries_what_calls_carry_singly() {
+    let metrics = endcap_service::telemetry::metrics_handle();
+    let mut worker = Worker::start(&[]).await;
+    let (pin, _) = worker.store(1, &TinyOptions::default(), 2).await;
+    worker.assign(&pin, 0).await;
+    worker.until_ready(&pin, 0).await;
+    let vector = encoded(&mut worker, &pin).await;
+    let score = |shard| Some(Call::Score(retrieve(&pin, shard, &vector)));
+    let singly = worker.client.score(retrieve(&pin, 0, &vector)).await.unwrap().into_inner();
+    let plenty = 60_000_000;
+    let encode = pb::EncodeRequest { pin: Some((&pin).into()), query: "red kettle".into() };
+    let frames = vec![
+        frame(1, plenty, score(0)),
+        frame(2, plenty, Some(Call::Encode(encode))),
+        frame(3, plenty, score(1)),
+        frame(4, 0, score(0)),
+        frame(5, plenty, None),
+        // Nobody's.
+        frame(6, 0, Some(Call::Cancel(pb::CancelCall {}))),
+    ];
+    // The gateway's side ends at once; what is in flight is answered all the same.
+    let mut stream = worker.client.exchange(futures::stream::iter(frames)).await.unwrap().into_inner();
+    let mut replies = BTreeMap::new();
+    while let Some(reply) = stream.message().await.unwrap() {
+        assert!(replies.insert(reply.sequence, reply.reply.unwrap()).is_none());
+    }
+    assert_eq!(replies.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    let Some(Reply::Score(mut answer)) = replies.remove(&1) else { panic!("no score") };
+    answer.timing = singly.timing;
+    assert_eq!(answer, singly);
+    let Some(Reply::Encode(answer)) = replies.remove(&2) else { panic!("no vector") };
+    assert_eq!(columns::decode_f32(&answer.vector).unwrap(), vector);
+    for (sequence, code) in
+        [(3, Code::FailedPrecondition), (4, Code::DeadlineExceeded), (5, Code::InvalidArgument)]
+    {
+        let Some(Reply::Error(error)) = replies.remove(&sequence) else { panic!("no error") };
+        assert_eq!(Code::from(error.code), code, "{error:?}");
+    }
+    let counted = metrics.render();
+    assert!(
+        counted
+            .contains("endcap_requests_total{service=\"worker\",rpc=\"Score\",code=\"DEADLINE_EXCEEDED\"} 1"),
+        "frames are counted as calls are:\n{counted}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_number_that_is_in_flight_ends_the_stream() {
+    let mut worker = Worker::start(&[]).await;
+    let (pin, _) = worker.store(1, &TinyOptions::default(), 1).await;
+    worker.assign(&pin, 0).await;
+    worker.until_ready(&pin, 0).await;
+    let vector = encoded(&mut worker, &pin).await;
+    let twice = [7, 7].map(|n| frame(n, 60_000_000, Some(Call::Score(retrieve(&pin, 0, &vector)))));
+    let mut stream = worker.client.exchange(futures::stream::iter(twice)).await.unwrap().into_inner();
+    let status = stream.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(status.message().contains("sequence: 7"), "{status:?}");
+    worker.client.score(retrieve(&pin, 0, &vector)).await.expect("the worker goes on");
 }
