@@ -15,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config,
+    admission::Admission,
     clients::{Exchanges, Remote},
     config::RecommendConfig,
     encode::Encoder,
     features::Features,
+    forecast::Forecast,
     grpc::RecommendGrpc,
     metrics,
     recommend::Recommend,
@@ -57,6 +59,7 @@ impl App {
     /// Binds, registers, and begins to follow the fleet; ready once the first routing snapshot is there.
     pub async fn build(config: Config, deps: Deps) -> anyhow::Result<Self> {
         let (tasks, readiness) = (Tasks::new(), Readiness::new());
+        let admission = Arc::new(Admission::new(config.grpc.max_in_flight));
         let server = GrpcServer::bind("gateway", config.grpc).await?;
         let (session, driver) = Session::start(Arc::clone(&deps.coordinator), config.lease_ttl);
         run(&tasks, "session", driver);
@@ -92,7 +95,7 @@ impl App {
         let routed = RoutedGrpc { routing: routing.clone(), freshness, load: Arc::clone(&load) };
         let server = server.add_service(GatewayServiceServer::new(routed));
         let recommend = Arc::new(compose(config.recommend, remote, load, routing));
-        let service = RecommendServiceServer::new(RecommendGrpc { recommend })
+        let service = RecommendServiceServer::new(RecommendGrpc { recommend, admission })
             .max_decoding_message_size(LARGEST_REQUEST);
         Ok(Self { server: server.add_service(service), readiness, session, routed: first_route, tasks })
     }
@@ -132,9 +135,10 @@ fn compose(config: RecommendConfig, remote: Arc<Remote>, load: Arc<Load>, routin
     Recommend {
         features: Features { source: remote.clone(), budget: config.feature_budget },
         encoder: Encoder::new(remote.clone(), Arc::clone(&load), config.query_cache_entries),
-        scatter: Scatter { client: remote, load },
+        scatter: Scatter { client: remote, load, straggler_wait: config.straggler_wait },
         config,
         routing,
+        forecast: Forecast::default(),
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct RecommendConfig {
     pub(crate) query_cache_entries: u64,
     /// Whether workers are asked over one stream each, instead of a call each time.
     pub(crate) shard_stream: bool,
+    /// The share of the remaining time that is waited for the last shards, 0 to 1.
+    pub(crate) straggler_wait: f64,
     pub(crate) limits: Limits,
 }
 
@@ -64,6 +66,10 @@ impl RecommendConfig {
         let feature_budget = settings.read("gateway.feature_budget");
         let query_cache_entries = settings.read("gateway.query_cache_entries");
         let shard_stream = settings.read("gateway.shard_stream");
+        let straggler_wait = settings.read::<f64>("gateway.straggler_wait");
+        if straggler_wait.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
+            settings.reject("gateway.straggler_wait", "a share from 0 to 1");
+        }
         let limits = Limits::read(settings);
         Some(Self {
             default_model: default_model?,
@@ -72,6 +78,7 @@ impl RecommendConfig {
             feature_budget: feature_budget?,
             query_cache_entries: query_cache_entries?,
             shard_stream: shard_stream?,
+            straggler_wait: straggler_wait?,
             limits: limits?,
         })
     }

@@ -8,7 +8,7 @@ use moka::{policy::EvictionPolicy, sync::Cache};
 
 use crate::{
     ports::{Call, ShardClient},
-    replicas::{Fault, Load},
+    replicas::{Fault, Kind, Load, Wanted},
 };
 
 /// Workers tried before giving up: an encoder that fails on two is broken, and time is short.
@@ -47,7 +47,7 @@ impl Encoder {
         let workers: Vec<&Replica> = self.load.some(workers.into_values().collect(), MOST_WORKERS);
         let vector = self
             .load
-            .ask(&workers, &route.pin, call, |replica, call| {
+            .ask(&workers, Wanted { pin: &route.pin, kind: Kind::Encode }, call, |replica, call| {
                 self.client.encode(&replica.endpoint, &route.pin, query, call)
             })
             .await?;

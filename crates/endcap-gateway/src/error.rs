@@ -11,6 +11,8 @@ use thiserror::Error;
 const NOT_LOADED_RETRY: Duration = Duration::from_secs(1);
 /// A shard that failed or was late is worth asking again soon.
 const COVERAGE_RETRY: Duration = Duration::from_millis(100);
+/// As for a full server: requests last milliseconds.
+const SHARE_RETRY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Error)]
 pub(crate) enum RecommendError {
@@ -23,6 +25,10 @@ pub(crate) enum RecommendError {
     Refused(RemoteError),
     #[error("the deadline had passed before the work began")]
     Expired,
+    #[error(
+        "the gateway is nearly full, and client {client} has {own} requests in flight; its fair share is {share}"
+    )]
+    OverShare { client: String, own: usize, share: usize },
     #[error("model {model} cannot answer yet: {detail}")]
     NothingLoaded { model: ModelName, detail: String },
     #[error(
@@ -39,6 +45,7 @@ impl Coded for RecommendError {
             Self::Route(error) => error.code(),
             Self::Refused(error) => error.code(),
             Self::Expired => ErrorCode::DeadlineExceeded,
+            Self::OverShare { .. } => ErrorCode::Overloaded,
             Self::NothingLoaded { .. } | Self::BelowCoverage { .. } => ErrorCode::Unavailable,
         }
     }
@@ -47,7 +54,11 @@ impl Coded for RecommendError {
         match self {
             Self::Invalid(violations) => violations.violations(),
             Self::Refused(error) => error.violations(),
-            Self::Route(_) | Self::Expired | Self::NothingLoaded { .. } | Self::BelowCoverage { .. } => &[],
+            Self::Route(_)
+            | Self::Expired
+            | Self::OverShare { .. }
+            | Self::NothingLoaded { .. }
+            | Self::BelowCoverage { .. } => &[],
         }
     }
 
@@ -55,6 +66,7 @@ impl Coded for RecommendError {
         match self {
             Self::NothingLoaded { .. } => Some(NOT_LOADED_RETRY),
             Self::BelowCoverage { .. } => Some(COVERAGE_RETRY),
+            Self::OverShare { .. } => Some(SHARE_RETRY),
             Self::Invalid(_) | Self::Route(_) | Self::Refused(_) | Self::Expired => None,
         }
     }

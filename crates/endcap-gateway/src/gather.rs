@@ -76,8 +76,20 @@ fn depth(asked: &Asked, placed: &Placed) -> usize {
 }
 
 fn coverage(asked: &Asked, placed: &Placed, parts: &[Part]) -> CoverageBuilder {
-    let total = if asked.is_rerank() { asked.candidates.len() as u64 } else { placed.parts.items_total };
-    CoverageBuilder::new(parts.iter().map(|part| part.shard), total)
+    CoverageBuilder::new(parts.iter().map(|part| part.shard), items_total(asked, placed))
+}
+
+fn items_total(asked: &Asked, placed: &Placed) -> u64 {
+    if asked.is_rerank() { asked.candidates.len() as u64 } else { placed.parts.items_total }
+}
+
+/// How many items must be considered for the coverage that the caller demands.
+pub(crate) fn minimum_items(asked: &Asked, placed: &Placed) -> u64 {
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 items")]
+    let items = items_total(asked, placed) as f64 * asked.minimum_coverage;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to items_total")]
+    let items = items.ceil() as u64;
+    items
 }
 
 /// Merges the replies. Every shard is counted, whatever became of it.

@@ -6,11 +6,19 @@ use endcap_proto::pb::{self, recommend_service_server::RecommendService};
 use endcap_service::{Deadline, RequestId, status::to_status};
 use tonic::{Request, Response, Status};
 
-use crate::{answer::Answer, error::RecommendError, ports::Call, recommend::Recommend, request::Asked};
+use crate::{
+    admission::{Admission, ClientId},
+    answer::Answer,
+    error::RecommendError,
+    ports::Call,
+    recommend::Recommend,
+    request::Asked,
+};
 
 #[derive(Debug, Clone)]
 pub(crate) struct RecommendGrpc {
     pub(crate) recommend: Arc<Recommend>,
+    pub(crate) admission: Arc<Admission>,
 }
 
 #[tonic::async_trait]
@@ -21,7 +29,8 @@ impl RecommendService for RecommendGrpc {
     ) -> Result<Response<pb::RecommendResponse>, Status> {
         let deadline = Deadline::of(&request, self.recommend.config.default_deadline);
         let call = Call { deadline, id: RequestId::of(&request) };
-        match self.answer(request.into_inner(), &call).await {
+        let client = ClientId::of(request.metadata());
+        match self.answer(client, request.into_inner(), &call).await {
             Ok(answer) => Ok(Response::new(answer.into_wire(&call.id))),
             Err(error) => Err(to_status(&error, &call.id)),
         }
@@ -29,7 +38,13 @@ impl RecommendService for RecommendGrpc {
 }
 
 impl RecommendGrpc {
-    async fn answer(&self, wire: pb::RecommendRequest, call: &Call) -> Result<Answer, RecommendError> {
+    async fn answer(
+        &self,
+        client: ClientId,
+        wire: pb::RecommendRequest,
+        call: &Call,
+    ) -> Result<Answer, RecommendError> {
+        let _place = self.admission.enter(client)?;
         let asked = Asked::from_wire(wire, &self.recommend.config.limits)?;
         self.recommend.run(asked, call).await
     }

@@ -5,6 +5,7 @@
 //! state that it could not read again: what it lost, the next snapshot brings. Read `recommend.rs` (a request walked
 //! through) and `replicas.rs` (who is asked, and who next) first.
 
+mod admission;
 mod answer;
 mod app;
 mod clients;
@@ -12,9 +13,11 @@ mod config;
 mod encode;
 mod error;
 mod features;
+mod forecast;
 mod gather;
 mod grpc;
 mod metrics;
+mod pace;
 mod placement;
 mod ports;
 mod recommend;

@@ -76,12 +76,48 @@ impl Stage {
     }
 }
 
+/// What became of a second call beside one that was late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HedgeOutcome {
+    /// It was the first to bring an answer.
+    Won,
+    Lost,
+    /// The budget had nothing left for it.
+    Denied,
+}
+
+impl HedgeOutcome {
+    const ALL: [Self; 3] = [Self::Won, Self::Lost, Self::Denied];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::Denied => "denied",
+        }
+    }
+}
+
 /// Registers the counters that should stay 0, so that an alert on them can tell 0 from absent.
 pub(crate) fn register() {
     counter!("endcap_mixed_version_total").absolute(0);
     counter!("endcap_work_after_deadline_total").absolute(0);
     counter!("endcap_shard_retries_total").absolute(0);
     counter!("endcap_replica_ejections_total").absolute(0);
+    counter!("endcap_stragglers_left_total").absolute(0);
+    counter!("endcap_rejected_total", "service" => "gateway", "reason" => "client_share").absolute(0);
+    for outcome in HedgeOutcome::ALL {
+        counter!("endcap_hedges_total", "outcome" => outcome.as_str()).absolute(0);
+    }
+}
+
+pub(crate) fn hedged(outcome: HedgeOutcome) {
+    counter!("endcap_hedges_total", "outcome" => outcome.as_str()).increment(1);
+}
+
+/// Shards that an answer did not wait for, though there was time.
+pub(crate) fn stragglers_left(count: usize) {
+    counter!("endcap_stragglers_left_total").increment(count as u64);
 }
 
 /// Time since the routing snapshot was last confirmed by the coordinator; 0 while it is followed.
@@ -136,4 +172,9 @@ pub(crate) fn shard_retried() {
 /// A stream to a worker was opened (1) or has ended (-1).
 pub(crate) fn streams(change: f64) {
     gauge!("endcap_shard_streams").increment(change);
+}
+
+/// A client had more than its fair share in flight while the gateway was nearly full.
+pub(crate) fn shed_client() {
+    counter!("endcap_rejected_total", "service" => "gateway", "reason" => "client_share").increment(1);
 }

@@ -16,6 +16,7 @@ use crate::{
     encode::Encoder,
     error::RecommendError,
     features::Features,
+    forecast::Forecast,
     gather::{self, Outcome, gather},
     metrics::{self, Stage},
     placement::{Placed, place},
@@ -23,11 +24,8 @@ use crate::{
     replicas::Fault,
     request::Asked,
     routing::{Routes, Routing},
-    scatter::Scatter,
+    scatter::{Inquiry, Scatter},
 };
-
-/// Below this nothing can be asked of a worker and come back: measured at 0.1 ms for an empty call on one machine.
-const FASTEST_SCATTER: Duration = Duration::from_millis(2);
 
 /// Ranks pages.
 #[derive(Debug)]
@@ -37,6 +35,7 @@ pub(crate) struct Recommend {
     pub(crate) features: Features,
     pub(crate) encoder: Encoder,
     pub(crate) scatter: Scatter,
+    pub(crate) forecast: Forecast,
 }
 
 /// A request that has been placed and checked.
@@ -71,7 +70,10 @@ impl Recommend {
             Ok::<_, RecommendError>((placed, context))
         })?;
         let reserve = self.config.answer_reserve;
-        let rung = plan(call.deadline.remaining(), Estimates { full: FASTEST_SCATTER, reserve });
+        let kind = (placed.pin.digest, asked.is_rerank());
+        let remaining = call.deadline.remaining();
+        let full = self.forecast.full(kind, remaining.saturating_sub(reserve));
+        let rung = plan(remaining, Estimates { full, reserve });
         let mut timing = StageTiming { plan_us: micros(started.elapsed()), ..StageTiming::default() };
 
         // Every wait ends here, so that the answer leaves before the deadline.
@@ -93,6 +95,9 @@ impl Recommend {
         let mut answer = tracing::info_span!("finish").in_scope(|| finish(&asked, &placed, outcome))?;
         timing.merge_us += micros(merging.elapsed());
         timing.total_us = micros(started.elapsed());
+        if answer.quality.rung == Rung::Full && answer.quality.coverage.shards_timed_out == 0 {
+            self.forecast.took(kind, started.elapsed());
+        }
         answer.quality.timing = timing;
         observe(&answer.quality, call);
         Ok(answer)
@@ -137,7 +142,12 @@ impl Recommend {
             fields: asked.fields.clone(),
         };
         let parts = gather::parts(asked, placed);
-        let scatter = timed(self.scatter.run(route, &question, &parts, call));
+        let inquiry = Inquiry {
+            question: &question,
+            parts: &parts,
+            minimum_items: gather::minimum_items(asked, placed),
+        };
+        let scatter = timed(self.scatter.run(route, inquiry, call));
         let (replies, scatter_us) = scatter.instrument(tracing::info_span!("scatter")).await;
         timing.scatter_us = scatter_us;
         // What the shards find wrong with the caller's columns is the caller's to mend; anything else is ours.

@@ -1,28 +1,33 @@
 //! Asking one of several equal replicas: the better of two, then another while time remains.
 
 mod health;
+mod hedge;
 mod probe;
 
 use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use endcap_fleet::Replica;
 use endcap_service::status::RemoteError;
-use endcap_types::{ErrorCode, VersionPin, is_retryable};
+use endcap_types::{Digest, ErrorCode, VersionPin, is_retryable};
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use self::health::{Change, End, Peer};
-pub(crate) use self::probe::probe;
+use self::{
+    health::{Change, End, Peer},
+    hedge::{Budget, Counts, Hedge, Sample},
+};
+pub(crate) use self::{hedge::Kind, probe::probe};
 use crate::{
     metrics,
+    pace::Paces,
     ports::{Call, Pinned},
 };
 
@@ -31,6 +36,16 @@ use crate::{
 pub(crate) struct Load {
     peers: Mutex<HashMap<String, Arc<Peer>>>,
     draws: AtomicU64,
+    paces: Paces<(Digest, Kind)>,
+    budget: Budget,
+}
+
+/// What is wanted of a worker.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// Exactly this version.
+    pub(crate) pin: &'a VersionPin,
+    pub(crate) kind: Kind,
 }
 
 /// Why no replica gave an answer.
@@ -49,45 +64,114 @@ struct Miss {
     go_on: bool,
 }
 
+/// Why a wait ends without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Alarm {
+    /// Calls like this one are seldom out for so long.
+    Late,
+    /// Half of the time has brought nothing.
+    Half,
+    End,
+}
+
+/// When a call's lack of an answer speaks against the worker.
+#[derive(Debug, Clone, Copy)]
+struct Patience<'a> {
+    /// By now others of its kind have been answered.
+    late: Duration,
+    /// Half of the time that there is.
+    slow: Duration,
+    /// Whether another replica was faster.
+    beaten: &'a AtomicBool,
+}
+
 impl Load {
-    /// Asks replicas until one answers with exactly `pin`, each at most once: the next one when one has failed, and also
-    /// when half of the remaining time has brought nothing. A replica that hangs then costs time but not the answer, and
-    /// one that is merely slow may still be first.
+    /// Asks replicas until one answers with exactly `wanted.pin`, each at most once: the next one when one has failed,
+    /// and a second one beside the first when that is late, or half of the time is over. Second calls are held to a
+    /// twentieth of all, but for those in place of a worker that has answered nobody meanwhile. The first good answer
+    /// counts; the other call is dropped.
     pub(crate) async fn ask<'a, T>(
         &self,
         replicas: &[&'a Replica],
-        pin: &VersionPin,
+        wanted: Wanted<'_>,
         call: &Call,
         ask: impl Fn(&'a Replica, Call) -> BoxFuture<'a, Result<Pinned<T>, RemoteError>>,
     ) -> Result<T, Fault> {
+        let mut sample = Sample::begin(self.paces.of((wanted.pin.digest, wanted.kind)));
+        self.budget.earn();
+        let beaten = AtomicBool::new(false);
         let mut untried = replicas.to_vec();
         let mut asked = FuturesUnordered::new();
-        let mut last = Fault::Failed;
+        let mut hedge: Option<Hedge> = None;
+        let (mut next, mut last) = (self.take(&mut untried, true), Fault::Failed);
         loop {
-            let remaining = call.deadline.remaining();
+            let (now, remaining) = (Instant::now(), call.deadline.remaining());
             if remaining.is_zero() {
                 return Err(Fault::TimedOut);
             }
-            // The time after which a call without an answer speaks against the worker.
+            let Some(replica) = next else { return Err(last) };
             let slow = remaining / 2;
-            if let Some(replica) = self.take(&mut untried) {
-                if untried.len() + 1 < replicas.len() {
-                    metrics::shard_retried();
+            let late = sample.late.filter(|late| *late < slow);
+            let ordinal = replicas.len() - untried.len() - 1;
+            let patience = Patience { late: late.unwrap_or(slow), slow, beaten: &beaten };
+            let attempt = self.attempt(replica, wanted.pin, patience, ask(replica, call.clone()));
+            asked.push(async move { (ordinal, attempt.await) });
+            let mut alarms = vec![(call.deadline.instant(), Alarm::End), (now + slow, Alarm::Half)];
+            alarms.extend(late.map(|late| (now + late, Alarm::Late)));
+            next = loop {
+                let Some((at, alarm)) = alarms.last().copied() else { return Err(Fault::TimedOut) };
+                match tokio::time::timeout_at(at, asked.next()).await {
+                    Ok(Some((ordinal, Ok(answer)))) => {
+                        beaten.store(true, Ordering::Relaxed);
+                        sample.counts = if ordinal == 0 { Counts::Yes } else { sample.counts };
+                        if let Some(hedge) = &mut hedge {
+                            hedge.won = hedge.ordinal == ordinal;
+                        }
+                        return Ok(answer);
+                    }
+                    Ok(Some((_, Err(Miss { fault, go_on: false })))) => return Err(fault),
+                    Ok(Some((ordinal, Err(Miss { fault, .. })))) => {
+                        last = fault;
+                        sample.counts = if ordinal == 0 { Counts::No } else { sample.counts };
+                        // A second call is out already: it is the other try.
+                        if hedge.is_some() && !asked.is_empty() {
+                            continue;
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(_elapsed) => {
+                        alarms.pop();
+                        last = if alarm == Alarm::Late { last } else { Fault::TimedOut };
+                        // With a silent worker it is as after a failure: nobody's load is added to.
+                        if alarm != Alarm::Half || !self.peer(&replica.endpoint).is_silent_since(now) {
+                            if alarm != Alarm::End
+                                && hedge.is_none()
+                                && let Some(replica) = self.second(&mut untried)
+                            {
+                                hedge = Some(Hedge { ordinal: ordinal + 1, won: false });
+                                break Some(replica);
+                            }
+                            continue;
+                        }
+                    }
                 }
-                asked.push(self.attempt(replica, pin, slow, ask(replica, call.clone())));
-            } else if asked.is_empty() {
-                return Err(last);
-            }
-            let patience = if untried.is_empty() { remaining } else { slow };
-            match tokio::time::timeout(patience, asked.next()).await {
-                Ok(Some(Ok(answer))) => return Ok(answer),
-                Ok(Some(Err(Miss { fault, go_on: true }))) => last = fault,
-                Ok(Some(Err(Miss { fault, .. }))) => return Err(fault),
-                // Nobody is being asked; the loop's head decides.
-                Ok(None) => {}
-                Err(_elapsed) => last = Fault::TimedOut,
-            }
+                match self.take(&mut untried, true) {
+                    Some(replica) => {
+                        metrics::shard_retried();
+                        break Some(replica);
+                    }
+                    None if asked.is_empty() => return Err(last),
+                    None => {}
+                }
+            };
         }
+    }
+
+    /// Who is asked beside one that goes on, if there is somebody, and it can be paid for.
+    fn second<'a>(&self, untried: &mut Vec<&'a Replica>) -> Option<&'a Replica> {
+        let is_open = |replica: &&Replica| self.peer(&replica.endpoint).is_open();
+        let may = untried.iter().any(is_open) && self.budget.spend();
+        if may { self.take(untried, false) } else { None }
     }
 
     /// One replica's answer, if it is of the version that was asked for.
@@ -95,10 +179,10 @@ impl Load {
         &self,
         replica: &Replica,
         pin: &VersionPin,
-        slow: Duration,
+        patience: Patience<'_>,
         answer: BoxFuture<'_, Result<Pinned<T>, RemoteError>>,
     ) -> Result<T, Miss> {
-        let mut call = self.enter(replica, slow);
+        let mut call = self.enter(replica, patience);
         match answer.await {
             Ok(Pinned { pin: Some(answered), answer }) if answered == *pin => {
                 call.end = Some(End::Answered);
@@ -126,7 +210,7 @@ impl Load {
 
     /// At most `count` of the replicas, the better of two drawn ones first.
     pub(crate) fn some<'a>(&self, mut replicas: Vec<&'a Replica>, count: usize) -> Vec<&'a Replica> {
-        std::iter::from_fn(|| self.take(&mut replicas)).take(count).collect()
+        std::iter::from_fn(|| self.take(&mut replicas, true)).take(count).collect()
     }
 
     /// Endpoints of the workers that are ejected, ascending.
@@ -151,12 +235,12 @@ impl Load {
     }
 
     /// Takes the better of two drawn replicas (Mitzenmacher, The Power of Two Choices, 1996) among those that are not
-    /// ejected; when all are, any may be the one that is back.
-    fn take<'a>(&self, untried: &mut Vec<&'a Replica>) -> Option<&'a Replica> {
+    /// ejected; when all are, `any` of them may be the one that is back.
+    fn take<'a>(&self, untried: &mut Vec<&'a Replica>, any: bool) -> Option<&'a Replica> {
         let now = Instant::now();
         let peers: Vec<_> = untried.iter().map(|replica| self.peer(&replica.endpoint)).collect();
         let mut open: Vec<usize> = (0..peers.len()).filter(|at| peers[*at].is_open()).collect();
-        if open.is_empty() {
+        if open.is_empty() && any {
             open = (0..peers.len()).collect();
         }
         let chosen = match open.as_slice() {
@@ -172,10 +256,10 @@ impl Load {
         Some(untried.swap_remove(chosen))
     }
 
-    fn enter(&self, replica: &Replica, slow: Duration) -> InFlight {
+    fn enter<'a>(&self, replica: &Replica, patience: Patience<'a>) -> InFlight<'a> {
         let (peer, started) = (self.peer(&replica.endpoint), Instant::now());
         peer.begin();
-        InFlight { peer, worker: replica.worker.clone(), started, slow, end: None }
+        InFlight { peer, worker: replica.worker.clone(), started, patience, end: None }
     }
 
     fn peer(&self, endpoint: &str) -> Arc<Peer> {
@@ -214,20 +298,23 @@ impl Miss {
 }
 
 /// One call in flight.
-struct InFlight {
+struct InFlight<'a> {
     peer: Arc<Peer>,
     worker: String,
     started: Instant,
-    slow: Duration,
+    patience: Patience<'a>,
     /// Nothing when it was dropped, because another replica was faster or the request is over.
     end: Option<End>,
 }
 
-impl Drop for InFlight {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
-        let took = now - self.started;
-        let end = self.end.unwrap_or(if took >= self.slow { End::Failed } else { End::Unknown });
+        let (took, patience) = (now - self.started, self.patience);
+        // Second calls must not hide a worker that hangs: one that was late, and answered nobody in that time, failed.
+        let late = patience.beaten.load(Ordering::Relaxed) && took >= patience.late;
+        let hung = took >= patience.slow || (late && self.peer.is_silent_since(self.started));
+        let end = self.end.unwrap_or(if hung { End::Failed } else { End::Unknown });
         match self.peer.end(end, took, now) {
             Change::None => {}
             Change::Ejected(pause) => {

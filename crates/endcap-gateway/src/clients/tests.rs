@@ -393,3 +393,27 @@ async fn a_worker_that_is_gone_from_the_fleet_has_its_stream_ended() {
     let served = tokio::time::timeout(PATIENCE, &mut bed.served).await;
     served.expect("nothing holds the stream open").unwrap();
 }
+
+/// `cargo test --release -p endcap-gateway --lib -- --ignored --nocapture what_a_stream_saves`
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn what_a_stream_saves() {
+    let beds = both(1000).await;
+    let mut ratios = Vec::new();
+    for _ in 0..15 {
+        let mut took = [Duration::ZERO; 2];
+        for (bed, took) in beds.iter().zip(&mut took) {
+            let started = std::time::Instant::now();
+            let asking = futures::future::join_all((0..64).map(async |_| {
+                for _ in 0..50 {
+                    bed.score("fine", PATIENCE).await.unwrap();
+                }
+            }));
+            asking.await;
+            *took = started.elapsed();
+        }
+        ratios.push(took[0].as_secs_f64() / took[1].as_secs_f64());
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("64 in flight: a call each takes {:.2} times as long (median of 15 rounds)", ratios[7]);
+}

@@ -33,6 +33,8 @@ pub(super) struct Peer {
 #[derive(Debug, Default)]
 struct Health {
     latency: Option<Latency>,
+    /// When it last answered.
+    answered: Option<Instant>,
     failures: u32,
     ejections: u32,
     ejected: Option<Ejected>,
@@ -82,6 +84,11 @@ impl Peer {
         self.health.lock().ejected.is_some()
     }
 
+    /// Whether it has answered nobody after this.
+    pub(super) fn is_silent_since(&self, instant: Instant) -> bool {
+        self.health.lock().answered.is_none_or(|answered| answered < instant)
+    }
+
     /// Whether it is time to ask for its health.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         matches!(self.health.lock().ejected, Some(Ejected::Until(until)) if until <= now)
@@ -124,7 +131,8 @@ impl Peer {
                     known.seconds + NEWEST * (took.as_secs_f64() - known.seconds)
                 });
                 let returned = health.ejected.is_some();
-                *health = Health { latency: Some(Latency { seconds, at: now }), ..Health::default() };
+                let latency = Some(Latency { seconds, at: now });
+                *health = Health { latency, answered: Some(now), ..Health::default() };
                 if returned { Change::Returned } else { Change::None }
             }
             End::Failed => {
@@ -141,6 +149,13 @@ impl Peer {
                 Change::Ejected(pause)
             }
             End::Unknown => {
+                // It would have taken longer than this: else whoever is always overtaken would seem to be fast.
+                if let Some(latency) = &mut health.latency
+                    && took.as_secs_f64() > latency.seconds
+                {
+                    let seconds = latency.seconds + NEWEST * (took.as_secs_f64() - latency.seconds);
+                    *latency = Latency { seconds, at: now };
+                }
                 if let Some(Ejected::OnTrial) = health.ejected {
                     health.ejected = Some(Ejected::HalfOpen);
                 }

@@ -53,7 +53,7 @@ async fn ask(load: &Load, workers: &[(&str, Does)]) -> (Result<&'static str, Fau
     let asked = Mutex::new(Vec::new());
     let started = tokio::time::Instant::now();
     let answer = load
-        .ask(&replicas, &pin(1), &call, |replica, _| {
+        .ask(&replicas, Wanted { pin: &pin(1), kind: Kind::Encode }, &call, |replica, _| {
             asked.lock().push(replica.worker.clone());
             act(behaviour[replica.worker.as_str()].clone()).boxed()
         })
@@ -127,12 +127,98 @@ async fn a_slow_replica_may_still_be_first() {
 async fn the_less_busy_replica_is_asked() {
     let load = Load::default();
     let busy = Replica { worker: "busy".into(), endpoint: "busy".into() };
-    let calls: Vec<_> = (0..3).map(|_| load.enter(&busy, Duration::MAX)).collect();
+    let beaten = AtomicBool::new(false);
+    let patience = Patience { late: Duration::MAX, slow: Duration::MAX, beaten: &beaten };
+    let calls: Vec<_> = (0..3).map(|_| load.enter(&busy, patience)).collect();
     for _ in 0..16 {
         let workers = [("busy", Does::Answers("busy")), ("idle", Does::Answers("idle"))];
         assert_eq!(ask(&load, &workers).await.0, Ok("idle"));
     }
     drop(calls);
+}
+
+/// Both answer after 10 ms, so often that it is known and that second calls are saved up.
+async fn warmed_up() -> Load {
+    let load = Load::default();
+    for _ in 0..400 {
+        let workers = [("a", Does::AnswersAfter(10, "yes")), ("b", Does::AnswersAfter(10, "yes"))];
+        let (answer, asked, _) = ask(&load, &workers).await;
+        assert_eq!((answer, asked.len()), (Ok("yes"), 1));
+    }
+    load
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_replica_costs_what_others_seldom_take_and_one_more_call() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let counted = recorder.handle();
+    let _counting = ::metrics::set_default_local_recorder(&recorder);
+    let load = warmed_up().await;
+    let mut second = 0;
+    for _ in 0..10 {
+        // Well below half of the time: nothing but its lateness speaks against it.
+        let workers = [("a", Does::AnswersAfter(45, "late")), ("b", Does::AnswersAfter(10, "yes"))];
+        let (answer, asked, took) = ask(&load, &workers).await;
+        assert_eq!(answer, Ok("yes"));
+        assert!(took <= Duration::from_millis(22), "{took:?}");
+        second += asked.len() - 1;
+    }
+    assert!(second > 0, "the late one was never asked first");
+    assert!(counted.render().contains(&format!("endcap_hedges_total{{outcome=\"won\"}} {second}")));
+
+    // The first may still be faster; then the second has lost.
+    let load = warmed_up().await;
+    let workers = [("a", Does::AnswersAfter(14, "first")), ("b", Does::AnswersAfter(14, "first"))];
+    let (answer, asked, took) = ask(&load, &workers).await;
+    assert_eq!((answer, asked.len(), took.as_millis()), (Ok("first"), 2, 14));
+    assert!(counted.render().contains("endcap_hedges_total{outcome=\"lost\"} 1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn second_calls_stay_within_a_twentieth_also_when_all_become_slow() {
+    let load = Load::default();
+    let mut second = 0;
+    for i in 0..10_000_u64 {
+        // One call in 25 takes much longer, and for a while every one does.
+        let all_slow = (3_000..4_000).contains(&i);
+        let ms = |salt: u64| {
+            let random = (2 * i + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            let tail = if random % 25 == 0 || all_slow { 10 + random / 25 % 28 } else { 0 };
+            2 + random / 1000 % 9 + tail
+        };
+        let workers = [("a", Does::AnswersAfter(ms(1), "yes")), ("b", Does::AnswersAfter(ms(2), "yes"))];
+        let (answer, asked, _) = ask(&load, &workers).await;
+        assert_eq!(answer, Ok("yes"));
+        second += asked.len() as u64 - 1;
+        assert!(second * 20 <= i + 1, "{second} second calls among {}", i + 1);
+    }
+    assert!(second > 100, "only {second}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_another_open_replica_there_is_no_second_call() {
+    let load = warmed_up().await;
+    let b = Replica { worker: "b".into(), endpoint: "b".into() };
+    let peer = load.peer(&b.endpoint);
+    for _ in 0..3 {
+        peer.begin();
+        peer.end(End::Failed, Duration::ZERO, Instant::now());
+    }
+    let workers = [("a", Does::AnswersAfter(45, "late")), ("b", Does::Answers("yes"))];
+    let (answer, asked, _) = ask(&load, &workers).await;
+    assert_eq!((answer, asked.len()), (Ok("late"), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn second_calls_do_not_hide_a_replica_that_hangs() {
+    let load = warmed_up().await;
+    for _ in 0..40 {
+        let workers = [("a", Does::Hangs), ("b", Does::AnswersAfter(10, "yes"))];
+        assert_eq!(ask(&load, &workers).await.0, Ok("yes"));
+        // The memory of how slow it was fades while nobody asks.
+        tokio::time::advance(Duration::from_secs(2)).await;
+    }
+    assert_eq!(load.ejected(), ["a"]);
 }
 
 /// Says what it is told to, and counts how often it is asked.
