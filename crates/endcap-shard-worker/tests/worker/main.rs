@@ -236,18 +236,3 @@ async fn one_stream_carries_what_calls_carry_singly() {
         "frames are counted as calls are:\n{counted}"
     );
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sequence_number_that_is_in_flight_ends_the_stream() {
-    let mut worker = Worker::start(&[]).await;
-    let (pin, _) = worker.store(1, &TinyOptions::default(), 1).await;
-    worker.assign(&pin, 0).await;
-    worker.until_ready(&pin, 0).await;
-    let vector = encoded(&mut worker, &pin).await;
-    let twice = [7, 7].map(|n| frame(n, 60_000_000, Some(Call::Score(retrieve(&pin, 0, &vector)))));
-    let mut stream = worker.client.exchange(futures::stream::iter(twice)).await.unwrap().into_inner();
-    let status = stream.message().await.unwrap_err();
-    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
-    assert!(status.message().contains("sequence: 7"), "{status:?}");
-    worker.client.score(retrieve(&pin, 0, &vector)).await.expect("the worker goes on");
-}
