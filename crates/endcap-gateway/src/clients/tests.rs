@@ -1,5 +1,4 @@
 //! What holds of every way to ask a worker: a call each time, and one stream for all of them.
-#![expect(clippy::disallowed_methods, reason = "a fake worker makes statuses")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

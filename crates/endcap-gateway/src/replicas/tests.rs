@@ -183,7 +183,7 @@ async fn second_calls_stay_within_a_twentieth_also_when_all_become_slow() {
         let all_slow = (3_000..4_000).contains(&i);
         let ms = |salt: u64| {
             let random = (2 * i + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-            let tail = if random % 25 == 0 || all_slow { 10 + random / 25 % 28 } else { 0 };
+            let tail = if random.is_multiple_of(25) || all_slow { 10 + random / 25 % 28 } else { 0 };
             2 + random / 1000 % 9 + tail
         };
         let workers = [("a", Does::AnswersAfter(ms(1), "yes")), ("b", Does::AnswersAfter(ms(2), "yes"))];
