@@ -121,8 +121,12 @@ def fleet() -> str:
                   ("endcap_held_bytes / endcap_memory_budget_bytes", "{{worker}}")),
             graph("Loading, p50", "By phase.", "s",
                   ("histogram_quantile(0.5, sum by (le, phase) (endcap_swap_duration_seconds_bucket))", "{{phase}}")),
-            graph("Retries and ejections", "A second replica was asked; a worker was left alone.", "ops",
-                  (rate("endcap_shard_retries_total"), "retries"), (rate("endcap_replica_ejections_total"), "ejections")),
+            graph("Retries and ejections", "A second replica was asked; a worker was left alone; a late shard was "
+                  "not waited for.", "ops",
+                  (rate("endcap_shard_retries_total"), "retries"), (rate("endcap_replica_ejections_total"), "ejections"),
+                  (rate("endcap_stragglers_left_total"), "stragglers left")),
+            graph("Hedges", "A second replica was asked beside one that was late, and what came of it.", "ops",
+                  (rate("endcap_hedges_total", by="outcome"), "{{outcome}}")),
         ],
         "Queues": [
             graph("In flight", "Calls being worked on.", "none",

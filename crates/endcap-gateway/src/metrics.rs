@@ -47,6 +47,17 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Workers left alone for a while after failing in a row.",
     ),
+    Metric::counter(
+        "endcap_hedges_total",
+        &["outcome"],
+        "Second calls beside one that was late: won, lost, or denied for want of budget.",
+    ),
+    Metric::counter(
+        "endcap_stragglers_left_total",
+        &[],
+        "Shards that an answer did not wait for, though there was time.",
+    ),
+    Metric::gauge("endcap_shard_streams", &[], "Streams to workers that are open."),
     Metric::gauge(
         "endcap_routing_snapshot_age_seconds",
         &[],
@@ -105,6 +116,7 @@ pub(crate) fn register() {
     counter!("endcap_shard_retries_total").absolute(0);
     counter!("endcap_replica_ejections_total").absolute(0);
     counter!("endcap_stragglers_left_total").absolute(0);
+    gauge!("endcap_shard_streams").increment(0.0);
     counter!("endcap_rejected_total", "service" => "gateway", "reason" => "client_share").absolute(0);
     for outcome in HedgeOutcome::ALL {
         counter!("endcap_hedges_total", "outcome" => outcome.as_str()).absolute(0);

@@ -11,11 +11,11 @@ use std::{
 
 use endcap_types::{Coded, ErrorCode};
 use futures::{FutureExt as _, TryFutureExt as _, future::BoxFuture};
+use opentelemetry::propagation::Extractor;
 use thiserror::Error;
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
-use opentelemetry::propagation::Extractor;
 use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
@@ -272,7 +272,10 @@ const RPCS: &[&str] = &[
 fn code_of(response: &http::Response<Body>) -> Code {
     // A success carries its status in the trailers, an error of a unary call in the headers.
     let status = response.headers().get("grpc-status").and_then(|value| value.to_str().ok());
-    status.map_or(Code::/// Not the caller's mistake, nor a refusal that costs nothing and comes in masses.
+    status.map_or(Code::Ok, |text| Code::from_bytes(text.as_bytes()))
+}
+
+/// Not the caller's mistake, nor a refusal that costs nothing and comes in masses.
 fn is_our_fault(code: Code) -> bool {
     matches!(
         code,
