@@ -187,7 +187,13 @@ async fn a_leaving_replica_is_kept_but_never_loaded() {
 }
 
 fn frame(sequence: u64, remaining_us: u64, call: Option<Call>) -> pb::ExchangeRequest {
-    pb::ExchangeRequest { sequence, remaining_us, request_id: format!("id-{sequence}"), call }
+    pb::ExchangeRequest {
+        sequence,
+        remaining_us,
+        request_id: format!("id-{sequence}"),
+        call,
+        traceparent: String::new(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
