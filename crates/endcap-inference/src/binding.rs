@@ -89,9 +89,15 @@ impl Binding {
         Ok(QueryFeatures { constants, tokens, vector: vector.map(<[f32]>::to_vec) })
     }
 
-    /// The rows of these items, ready for the model.
-    pub(crate) fn assemble(&self, shard: &ShardTable, rows: &[u32], query: &QueryFeatures) -> Vec<Tensor> {
-        let mut tensors = shard.rows_of(rows);
+    /// The rows of these items, ready for the model, in the memory of `spare` where that fits.
+    pub(crate) fn assemble(
+        &self,
+        shard: &ShardTable,
+        rows: &[u32],
+        query: &QueryFeatures,
+        spare: Vec<Tensor>,
+    ) -> Vec<Tensor> {
+        let mut tensors = shard.rows_of(rows, spare);
         let lookups = self.matches.iter().map(|slot| Lookup::of(slot, shard, query)).collect::<Vec<_>>();
         for (input, tensor) in tensors.iter_mut().enumerate() {
             for (_, offset, value) in query.constants.iter().filter(|(slot_input, ..)| *slot_input == input) {

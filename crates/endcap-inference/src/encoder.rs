@@ -6,7 +6,8 @@ use endcap_bundle::EncoderSpec;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::{
-    Executor, ExecutorOptions, InferError, LoadError, Runtime, Tensor, TensorData, version::ModelOptions,
+    Executor, ExecutorOptions, InferError, LoadError, Runtime, Tensor, TensorData, thread::in_background,
+    version::ModelOptions,
 };
 
 /// Turns a text into a vector of unit length.
@@ -43,23 +44,23 @@ impl Encoder {
                 // Texts in one run would save little and cost the first one time.
                 max_batch_rows: 8,
                 queue_rows: options.queue_rows,
+                inline_max: options.inline_max,
+                pin_threads: options.pin_threads,
             },
         )?;
         let encoder = Self { tokenizer, executor, dim: spec.dim };
-        encoder.warm_up(spec)?;
+        in_background(|| encoder.warm_up(spec))?;
         Ok(encoder)
     }
 
     fn warm_up(&self, spec: &EncoderSpec) -> Result<(), LoadError> {
         let refused = |detail: String| LoadError::WarmUp { file: spec.file.clone(), detail };
-        for tokens in [spec.max_tokens, 8, 8] {
-            let ran = self
-                .executor
-                .run_blocking(inputs(vec![1; tokens], vec![1; tokens]), 1)
-                .map_err(|error| refused(error.to_string()))?;
-            if ran.width != self.dim {
-                return Err(refused(format!("vectors have {} numbers; expected {}", ran.width, self.dim)));
-            }
+        let longest = spec.max_tokens.max(1);
+        let lengths = std::iter::once(longest).chain((0..longest.ilog2()).rev().map(|power| 1 << power));
+        let texts = lengths.map(|tokens| (inputs(vec![1; tokens], vec![1; tokens]), 1));
+        let width = self.executor.warm_up(texts).map_err(|error| refused(error.to_string()))?;
+        if width != self.dim {
+            return Err(refused(format!("vectors have {width} numbers; expected {}", self.dim)));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use endcap_bundle::BundleError;
-use endcap_types::{Coded, ErrorCode, FieldViolation, Violations};
+use endcap_types::{Coded, ErrorCode, FieldViolation, Reason, Violations};
 use thiserror::Error;
 
 /// Why ONNX Runtime cannot be used.
@@ -20,6 +20,8 @@ pub enum RuntimeError {
         "worker.device is \"cuda\", but this ONNX Runtime has no CUDA provider; use its GPU build, or \"auto\""
     )]
     NoCuda,
+    #[error("worker.device is \"cuda\", but CUDA does not work here: {detail}; mend it, or use \"auto\"")]
+    Cuda { detail: String },
 }
 
 /// Why a version, or a shard of it, could not be loaded.
@@ -40,10 +42,10 @@ pub enum LoadError {
     #[error("{feature} needs item vectors of {expected} numbers; the shard file has {found}")]
     Vectors { feature: String, expected: String, found: String },
     #[error(
-        "a row's score depends on its neighbours: {alone} alone, {batched} in a batch of {rows}; quantize statically \
-         or not at all"
+        "a row's score depends on its neighbours: {batched} in a batch of {rows}, {otherwise} {how}; quantize \
+         statically or not at all"
     )]
-    BatchDependent { alone: f32, batched: f32, rows: usize },
+    BatchDependent { batched: f32, rows: usize, otherwise: f32, how: &'static str },
     #[error("{0}")]
     Golden(#[from] GoldenMismatch),
 }
@@ -74,7 +76,13 @@ pub struct GoldenMismatch {
 pub enum InferError {
     #[error("{rows} rows wait for the model already and {asked} more were asked; the limit is {limit}")]
     Overloaded { rows: usize, asked: usize, limit: usize },
-    #[error("the deadline passed after {} ms in the queue", queued.as_millis())]
+    #[error(
+        "{rows} rows are ahead: the answer would take {} ms by what runs took lately, and {} ms remain",
+        millis(*predicted),
+        millis(*remaining)
+    )]
+    TooLate { rows: usize, predicted: Duration, remaining: Duration },
+    #[error("the deadline passed, or would have before an answer, after {} ms in the queue", queued.as_millis())]
     Expired { queued: Duration },
     #[error("the request does not fit the model: {0}")]
     Invalid(#[from] Violations),
@@ -106,7 +114,7 @@ impl InferError {
 impl Coded for InferError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Overloaded { .. } => ErrorCode::Overloaded,
+            Self::Overloaded { .. } | Self::TooLate { .. } => ErrorCode::Overloaded,
             Self::Expired { .. } => ErrorCode::DeadlineExceeded,
             Self::Invalid(_) | Self::NoEncoder => ErrorCode::InvalidArgument,
             // The rows of a ranking are made by the worker, so refused values are its fault, or its bundle's.
@@ -120,5 +128,58 @@ impl Coded for InferError {
             Self::Invalid(violations) => &violations.0,
             _ => &[],
         }
+    }
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Overloaded { rows, limit, .. } => Some(Reason {
+                name: "QUEUE_FULL",
+                details: vec![("pending_rows", rows.to_string()), ("limit_rows", limit.to_string())],
+            }),
+            Self::TooLate { rows, predicted, remaining } => Some(Reason {
+                name: "PREDICTED_TOO_LATE",
+                details: vec![
+                    ("pending_rows", rows.to_string()),
+                    ("predicted_ms", millis(*predicted)),
+                    ("remaining_ms", millis(*remaining)),
+                ],
+            }),
+            _ => None,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            // By then enough of what is ahead is done, if nothing else comes.
+            Self::TooLate { predicted, remaining, .. } => {
+                Some(predicted.saturating_sub(*remaining).max(SOONEST_RETRY))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Retrying is counted in whole milliseconds.
+const SOONEST_RETRY: Duration = Duration::from_millis(1);
+
+fn millis(duration: Duration) -> String {
+    format!("{:.1}", duration.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_was_predicted_and_when_to_come_back() {
+        let [predicted, remaining] = [70, 25].map(Duration::from_millis);
+        let error = InferError::TooLate { rows: 900, predicted, remaining };
+        assert_eq!(error.code(), ErrorCode::Overloaded);
+        assert_eq!(error.retry_after(), Some(Duration::from_millis(45)));
+        let details = error.reason().unwrap().details;
+        assert!(
+            details.contains(&("predicted_ms", "70.0".into()))
+                && details.contains(&("remaining_ms", "25.0".into()))
+        );
+        assert!(error.to_string().contains("70.0 ms") && error.to_string().contains("25.0 ms"), "{error}");
     }
 }

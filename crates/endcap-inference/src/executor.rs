@@ -1,36 +1,47 @@
-//! Models on threads of their own, behind one queue that counts rows.
+//! Models behind one queue that counts rows.
+//!
+//! Whoever asks for a run publishes it, lets other tasks that are ready publish theirs, and then, if a session is
+//! idle, runs whatever waits on its own thread: its own rows and its neighbours' (flat combining; Hendler, Incze,
+//! Shavit and Tzafrir, 2010). That saves a lone request two changes of thread, and makes batches of small requests
+//! without a timer: nobody waits for company that is not there. Runs that take longer than a task may block its thread
+//! go to the executor's own threads, and so does what its owner no longer comes back for.
+//!
+//! No wake-up is lost, since all of it is under one lock: a job whose owner sleeps is *parked*, and whenever a job is
+//! parked while a session is idle, or a session becomes idle while a job is parked, a thread is woken.
+
+mod lane;
+mod learn;
+mod meters;
+mod queue;
+mod state;
+mod tensor;
 
 use std::{
-    borrow::Cow,
-    collections::VecDeque,
+    panic::AssertUnwindSafe,
     path::Path,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use ort::{
-    session::{Session, SessionInputValue},
-    value::Tensor as OrtTensor,
-};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use crate::{InferError, LoadError, Runtime, Statistics, statistics::Counters};
+use crate::{InferError, LoadError, Runtime, Statistics, statistics::Counters, thread};
 
-/// Numbers of one input.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TensorData {
-    F32(Vec<f32>),
-    I64(Vec<i64>),
-}
+pub use self::tensor::{Tensor, TensorData};
+use self::{
+    lane::Lane,
+    meters::Meters,
+    queue::{Job, Limits},
+    state::State,
+};
 
-/// One input of a run: `[rows, width]`, row-major.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tensor {
-    pub width: usize,
-    pub data: TensorData,
-}
+/// Buffers kept for the next requests, and the largest one that is.
+const SPARE: usize = 32;
+const SPARE_BYTES: usize = 1 << 20;
+/// Runs per size at warm-up; the quickest counts, for the first ones are up to half again as slow.
+const WARM_UP_RUNS: usize = 3;
 
 /// What a run gave.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,12 +63,17 @@ pub struct ExecutorOptions {
     /// Input names, in the order in which runs bring them.
     pub inputs: Vec<String>,
     pub output: String,
+    /// Sessions, and threads of the executor's own.
     pub threads: usize,
     pub max_batch_rows: usize,
     pub queue_rows: usize,
+    /// Longest run that a caller makes on its own thread; zero leaves all to the executor's threads.
+    pub inline_max: Duration,
+    /// Ties each of the executor's threads to a core.
+    pub pin_threads: bool,
 }
 
-/// Sessions of one model, one per thread. Dropping it ends the threads and frees the sessions.
+/// Sessions of one model. Dropping it ends the threads and frees the sessions.
 #[derive(Debug)]
 pub struct Executor {
     shared: Arc<Shared>,
@@ -68,41 +84,36 @@ pub struct Executor {
 #[derive(Debug)]
 struct Shared {
     options: ExecutorOptions,
-    queue: Mutex<Queue>,
-    arrived: Condvar,
+    meters: Meters,
+    state: Mutex<State>,
+    /// Wakes the threads.
+    needed: Condvar,
+    /// Inputs of runs that are done, for the next requests to fill.
+    spare: Mutex<Vec<Vec<Tensor>>>,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
-    rows: usize,
-    closed: bool,
+/// A job's place in the queue. Dropping it takes the job out, if it still waits.
+struct Place<'a> {
+    shared: &'a Shared,
+    number: u64,
 }
 
-#[derive(Debug)]
-struct Job {
-    inputs: Vec<Tensor>,
-    rows: usize,
-    deadline: Instant,
-    arrived: Instant,
-    reply: oneshot::Sender<Result<Ran, InferError>>,
-}
+type Answer = oneshot::Receiver<Result<Ran, InferError>>;
 
 impl Executor {
-    /// Makes the sessions, one after another, and their threads. Blocking.
+    /// Makes the sessions, one after another and in the background, and their threads. Blocking.
     pub fn start(runtime: &Runtime, path: &Path, options: ExecutorOptions) -> Result<Self, LoadError> {
-        let sessions = (0..options.threads.max(1))
-            .map(|_| runtime.session(path, &options.file))
-            .collect::<Result<Vec<_>, _>>()?;
-        let shared =
-            Arc::new(Shared { options, queue: Mutex::new(Queue::default()), arrived: Condvar::new() });
-        let mut executor =
-            Self { shared: Arc::clone(&shared), threads: Vec::new(), counters: Counters::default() };
-        for session in sessions {
-            let shared = Arc::clone(&shared);
+        let lanes = thread::in_background(|| {
+            let lane = |id| Ok(Lane::new(id, runtime.session(path, &options.file)?, options.inputs.len()));
+            (0..options.threads.max(1)).map(lane).collect::<Result<Vec<_>, LoadError>>()
+        })?;
+        let shared = Arc::new(Shared::new(options, lanes));
+        let mut executor = Self { shared, threads: Vec::new(), counters: Counters::default() };
+        for number in 0..executor.shared.options.threads.max(1) {
+            let shared = Arc::clone(&executor.shared);
             let thread = std::thread::Builder::new()
                 .name(format!("infer {}", shared.options.file))
-                .spawn(move || shared.work(session))
+                .spawn(move || shared.work(number))
                 .map_err(|error| LoadError::Session {
                     file: executor.shared.options.file.clone(),
                     detail: format!("no thread for it: {error}"),
@@ -112,7 +123,35 @@ impl Executor {
         Ok(executor)
     }
 
-    /// Queues a run and waits. Dropping the future takes the job out before it is run.
+    /// Runs these inputs on every session, largest first, so that memory is there when requests come, and learns what
+    /// each size takes. Gives the width of the output. Blocking; for a model that does not serve yet.
+    pub fn warm_up(
+        &self,
+        sizes: impl IntoIterator<Item = (Vec<Tensor>, usize)>,
+    ) -> Result<usize, InferError> {
+        let mut width = 0;
+        for (inputs, rows) in sizes {
+            let (job, _answer) = self.shared.job(inputs, rows, Instant::now())?;
+            let (cells, batch) = (job.cells, [job]);
+            let mut lanes = std::mem::take(&mut self.shared.state.lock().idle);
+            let mut quickest = Duration::MAX;
+            let ran: Result<(), InferError> = lanes.iter_mut().try_for_each(|lane| {
+                for _ in 0..WARM_UP_RUNS {
+                    let started = Instant::now();
+                    width = lane.run(&self.shared.options, &batch)?.width;
+                    quickest = quickest.min(started.elapsed());
+                }
+                Ok(())
+            });
+            let mut state = self.shared.state.lock();
+            state.idle.append(&mut lanes);
+            ran?;
+            state.learned.record(cells, quickest);
+        }
+        Ok(width)
+    }
+
+    /// Runs rows, together with others that wait. Dropping the future takes them out of the queue.
     pub async fn run(
         &self,
         inputs: Vec<Tensor>,
@@ -120,14 +159,27 @@ impl Executor {
         deadline: tokio::time::Instant,
     ) -> Result<Ran, InferError> {
         let counting = self.counters.begin(rows);
-        let answer = self.submit(inputs, rows, deadline.into_std())?;
+        let longest = self.shared.options.inline_max;
+        let (place, answer) = self.shared.submit(inputs, rows, deadline.into_std())?;
+        if !longest.is_zero() {
+            // Tasks that are ready publish their rows first; where there are none, this takes a microsecond.
+            tokio::task::yield_now().await;
+        }
+        self.shared.combine(place.number, longest);
         counting.end(answer.await.unwrap_or(Err(InferError::Closed)))
     }
 
-    /// The same from a thread that may block.
+    /// The same from a thread that may block, for however long it takes.
     pub fn run_blocking(&self, inputs: Vec<Tensor>, rows: usize) -> Result<Ran, InferError> {
-        let patient = Instant::now() + Duration::from_secs(60);
-        self.submit(inputs, rows, patient)?.blocking_recv().unwrap_or(Err(InferError::Closed))
+        let patience = Duration::from_secs(60);
+        let (place, answer) = self.shared.submit(inputs, rows, Instant::now() + patience)?;
+        self.shared.combine(place.number, patience);
+        answer.blocking_recv().unwrap_or(Err(InferError::Closed))
+    }
+
+    /// Inputs of an earlier run, empty or full, whose memory a request may use again. Not that of large ones.
+    pub fn buffers(&self) -> Vec<Tensor> {
+        self.shared.spare.lock().pop().unwrap_or_default()
     }
 
     /// What was asked by [`Executor::run`] so far.
@@ -142,39 +194,14 @@ impl Executor {
 
     /// Rows that wait now.
     pub fn pending_rows(&self) -> usize {
-        self.shared.queue.lock().rows
-    }
-
-    fn submit(
-        &self,
-        inputs: Vec<Tensor>,
-        rows: usize,
-        deadline: Instant,
-    ) -> Result<oneshot::Receiver<Result<Ran, InferError>>, InferError> {
-        let (reply, answer) = oneshot::channel();
-        let arrived = Instant::now();
-        if deadline <= arrived {
-            return Err(InferError::Expired { queued: Duration::ZERO });
-        }
-        let limit = self.shared.options.queue_rows;
-        let mut queue = self.shared.queue.lock();
-        // A request larger than the whole queue may still run when nothing else waits.
-        if queue.rows > 0 && queue.rows + rows > limit {
-            return Err(InferError::Overloaded { rows: queue.rows, asked: rows, limit });
-        }
-        queue.rows += rows;
-        crate::metrics::queued(&self.shared.options.file, rows);
-        queue.jobs.push_back(Job { inputs, rows, deadline, arrived, reply });
-        drop(queue);
-        self.shared.arrived.notify_one();
-        Ok(answer)
+        self.shared.state.lock().queue.rows()
     }
 }
 
 impl Drop for Executor {
     fn drop(&mut self) {
-        self.shared.queue.lock().closed = true;
-        self.shared.arrived.notify_all();
+        self.shared.state.lock().closed = true;
+        self.shared.needed.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!(file = self.shared.options.file, "an inference thread panicked");
@@ -184,167 +211,154 @@ impl Drop for Executor {
 }
 
 impl Shared {
-    fn work(&self, mut session: Session) {
-        while let Some(batch) = self.next_batch() {
-            self.run_batch(&mut session, batch);
-        }
+    fn new(options: ExecutorOptions, lanes: Vec<Lane>) -> Self {
+        let (meters, state) = (Meters::new(&options.file), Mutex::new(State::new(lanes)));
+        Self { options, meters, state, needed: Condvar::new(), spare: Mutex::new(Vec::new()) }
     }
 
-    /// The first job, and with it whatever waits already and fits: nobody waits for company.
-    fn next_batch(&self) -> Option<Vec<Job>> {
-        let mut queue = self.queue.lock();
-        let mut batch: Vec<Job> = Vec::new();
-        let mut rows = 0;
-        loop {
-            while let Some(job) = queue.jobs.front() {
-                let fits = batch.first().is_none_or(|first| {
-                    rows + job.rows <= self.options.max_batch_rows && same_shape(&first.inputs, &job.inputs)
-                });
-                if !fits {
-                    return Some(batch);
-                }
-                let Some(job) = queue.jobs.pop_front() else { break };
-                queue.rows -= job.rows;
-                crate::metrics::taken(&self.options.file, job.rows);
-                // Nobody waits for it any more, or its answer would come too late: it is not run.
-                if job.reply.is_closed() {
-                    continue;
-                }
-                let now = Instant::now();
-                if job.deadline <= now {
-                    metrics::counter!("endcap_expired_total", "stage" => "queue").increment(1);
-                    let _gone = job.reply.send(Err(InferError::Expired { queued: now - job.arrived }));
-                    continue;
-                }
-                rows += job.rows;
-                batch.push(job);
-            }
-            if !batch.is_empty() {
-                return Some(batch);
-            }
-            if queue.closed {
-                return None;
-            }
-            self.arrived.wait(&mut queue);
-        }
-    }
-
-    fn run_batch(&self, session: &mut Session, batch: Vec<Job>) {
-        let rows = batch.iter().map(|job| job.rows).sum();
-        let started = Instant::now();
-        match self.run(session, batch.iter().map(|job| job.inputs.as_slice()), rows) {
-            Ok((output, width)) => {
-                let inferred = started.elapsed();
-                let mut rest = output.as_slice();
-                for (i, job) in batch.into_iter().enumerate() {
-                    let (mine, others) = rest.split_at(job.rows * width);
-                    rest = others;
-                    let queued = started - job.arrived;
-                    crate::metrics::waited(&self.options.file, queued);
-                    let ran = Ran { output: mine.to_vec(), width, queued, inferred, led: i == 0 };
-                    let _gone = job.reply.send(Ok(ran));
-                }
-            }
-            // One request's fault must not be its neighbours': each is tried alone, once.
-            Err(_) if batch.len() > 1 => batch.into_iter().for_each(|job| self.run_batch(session, vec![job])),
-            Err(error) => batch.into_iter().for_each(|job| {
-                let _gone = job.reply.send(Err(error.clone()));
-            }),
-        }
-    }
-
-    fn run<'a>(
+    fn submit(
         &self,
-        session: &mut Session,
-        jobs: impl Iterator<Item = &'a [Tensor]> + Clone,
+        inputs: Vec<Tensor>,
         rows: usize,
-    ) -> Result<(Vec<f32>, usize), InferError> {
-        let failed = |error: &dyn std::fmt::Display| InferError::Failed { detail: error.to_string() };
-        let mut inputs = Vec::with_capacity(self.options.inputs.len());
-        for (i, name) in self.options.inputs.iter().enumerate() {
-            let value = joined(jobs.clone().map(|tensors| &tensors[i]), rows).map_err(|e| failed(&e))?;
-            inputs.push((Cow::Borrowed(name.as_str()), value));
+        deadline: Instant,
+    ) -> Result<(Place<'_>, Answer), InferError> {
+        let (mut job, answer) = self.job(inputs, rows, deadline)?;
+        let remaining = deadline.saturating_duration_since(job.arrived);
+        if remaining.is_zero() {
+            self.meters.expired_on_arrival.increment(1);
+            return Err(InferError::Expired { queued: Duration::ZERO });
         }
-        let outputs = session.run(inputs).map_err(|e| InferError::of_run(&e))?;
-        let output = outputs.get(&self.options.output).ok_or_else(|| failed(&"the output is missing"))?;
-        let (shape, data) = output.try_extract_tensor::<f32>().map_err(|e| failed(&e))?;
-        if rows == 0 || data.len() % rows != 0 || shape.first() != Some(&i64::try_from(rows).unwrap_or(-1)) {
-            return Err(failed(&format!("{rows} rows gave an output of shape {shape:?}")));
+        let mut state = self.state.lock();
+        job.share = state.admit(&self.options, &job, remaining, &self.meters)?;
+        let number = state.queue.push(job, &self.meters);
+        Ok((Place { shared: self, number }, answer))
+    }
+
+    /// A job whose inputs are what the model reads: a wrong length would shift its neighbours' rows.
+    fn job(&self, inputs: Vec<Tensor>, rows: usize, deadline: Instant) -> Result<(Job, Answer), InferError> {
+        let expected = self.options.inputs.len();
+        if inputs.len() != expected {
+            let detail = format!("{} inputs were given; expected {expected}", inputs.len());
+            return Err(InferError::Failed { detail });
         }
-        metrics::counter!("endcap_inference_executions_total", "file" => self.options.file.clone())
-            .increment(1);
-        metrics::counter!("endcap_inference_rows_total", "file" => self.options.file.clone())
-            .increment(rows as u64);
-        #[expect(clippy::cast_precision_loss, reason = "a count of rows")]
-        metrics::histogram!("endcap_batch_rows", "file" => self.options.file.clone()).record(rows as f64);
-        Ok((data.to_vec(), data.len() / rows))
+        for (input, name) in inputs.iter().zip(&self.options.inputs) {
+            let (found, width) = (input.data.len(), input.width);
+            if rows.checked_mul(width) != Some(found) {
+                let detail = format!("input {name:?} has {found} numbers; expected {rows} rows of {width}");
+                return Err(InferError::Failed { detail });
+            }
+        }
+        let cells = rows * inputs.first().map_or(1, |input| input.width.max(1));
+        let (reply, answer) = oneshot::channel();
+        let arrived = Instant::now();
+        Ok((Job { inputs, rows, cells, arrived, deadline, share: 0.0, reply }, answer))
+    }
+
+    /// Runs what waits until the job at `place` is done, for at most about `longest`; then, or if no session is idle,
+    /// leaves it to the threads.
+    fn combine(&self, place: u64, longest: Duration) {
+        let began = Instant::now();
+        let mut state = self.state.lock();
+        while state.queue.holds(place) {
+            let seconds = longest.saturating_sub(began.elapsed()).as_secs_f64();
+            let limits = Limits { rows: self.options.max_batch_rows, seconds };
+            let next = if longest.is_zero() { None } else { state.next(limits, &self.meters) };
+            let Some((mut lane, batch)) = next else {
+                state.queue.park(place);
+                break;
+            };
+            drop(state);
+            let took = self.run_batch(&mut lane, batch);
+            state = self.state.lock();
+            self.finish(&mut state, lane, took);
+        }
+        if state.needs_thread() {
+            self.needed.notify_one();
+        }
+    }
+
+    /// A thread's life.
+    fn work(&self, number: usize) {
+        if self.options.pin_threads {
+            thread::pin(number);
+        }
+        let limits = Limits { rows: self.options.max_batch_rows, seconds: f64::INFINITY };
+        let mut state = self.state.lock();
+        while !state.closed {
+            let next = if state.needs_thread() { state.next(limits, &self.meters) } else { None };
+            let Some((mut lane, batch)) = next else {
+                self.needed.wait(&mut state);
+                continue;
+            };
+            drop(state);
+            let took = self.run_batch(&mut lane, batch);
+            state = self.state.lock();
+            self.finish(&mut state, lane, took);
+        }
+    }
+
+    fn finish(&self, state: &mut State, lane: Lane, took: Option<(usize, Duration)>) {
+        if let Some((cells, took)) = took {
+            state.learned.record(cells, took);
+        }
+        state.give_back(lane);
+    }
+
+    /// Runs a batch and answers its jobs. Gives its size and how long it took, if it succeeded as a whole.
+    fn run_batch(&self, lane: &mut Lane, batch: Vec<Job>) -> Option<(usize, Duration)> {
+        let started = Instant::now();
+        let guarded = AssertUnwindSafe(|| lane.run(&self.options, &batch));
+        let outcome = std::panic::catch_unwind(guarded)
+            .unwrap_or_else(|_| Err(InferError::Failed { detail: "the run panicked".to_owned() }));
+        let inferred = started.elapsed();
+        match outcome {
+            Ok(outputs) => {
+                let (rows, cells) = batch.iter().fold((0, 0), |(r, c), job| (r + job.rows, c + job.cells));
+                self.meters.ran(rows);
+                for (i, (job, output)) in batch.into_iter().zip(outputs.each).enumerate() {
+                    let queued = started.saturating_duration_since(job.arrived);
+                    self.meters.queued.record(queued.as_secs_f64());
+                    let ran = Ran { output, width: outputs.width, queued, inferred, led: i == 0 };
+                    let _gone = job.reply.send(Ok(ran));
+                    self.keep(job.inputs);
+                }
+                Some((cells, inferred))
+            }
+            // One request's fault must not be its neighbours': each is tried alone, once, if there is time.
+            Err(_) if batch.len() > 1 => {
+                for job in batch {
+                    let now = Instant::now();
+                    if job.deadline <= now {
+                        job.expire(now, &self.meters);
+                    } else {
+                        self.run_batch(lane, vec![job]);
+                    }
+                }
+                None
+            }
+            Err(error) => {
+                batch.into_iter().for_each(|job| drop(job.reply.send(Err(error.clone()))));
+                None
+            }
+        }
+    }
+
+    fn keep(&self, inputs: Vec<Tensor>) {
+        let bytes: usize = inputs.iter().map(|input| input.data.bytes()).sum();
+        if bytes <= SPARE_BYTES {
+            let mut spare = self.spare.lock();
+            if spare.len() < SPARE {
+                spare.push(inputs);
+            }
+        }
     }
 }
 
-fn same_shape(left: &[Tensor], right: &[Tensor]) -> bool {
-    left.iter().map(|tensor| tensor.width).eq(right.iter().map(|tensor| tensor.width))
-}
-
-/// One input of all jobs of a batch, one below the other.
-fn joined<'a>(
-    tensors: impl Iterator<Item = &'a Tensor> + Clone,
-    rows: usize,
-) -> ort::Result<SessionInputValue<'static>> {
-    let width = tensors.clone().next().map_or(0, |tensor| tensor.width);
-    let (mut floats, mut ints) = (Vec::new(), Vec::new());
-    for tensor in tensors {
-        match &tensor.data {
-            TensorData::F32(values) => floats.extend_from_slice(values),
-            TensorData::I64(values) => ints.extend_from_slice(values),
-        }
-    }
-    let shape = [rows, width];
-    if ints.is_empty() {
-        Ok(OrtTensor::from_array((shape, floats))?.into())
-    } else {
-        Ok(OrtTensor::from_array((shape, ints))?.into())
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.shared.state.lock().queue.remove(self.number, &self.shared.meters);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An executor that never takes a job out, so that what waits is known.
-    fn stalled(queue_rows: usize) -> Executor {
-        let options = ExecutorOptions {
-            file: "ranker.onnx".into(),
-            inputs: vec!["features".into()],
-            output: "score".into(),
-            threads: 0,
-            max_batch_rows: 100,
-            queue_rows,
-        };
-        let shared = Shared { options, queue: Mutex::new(Queue::default()), arrived: Condvar::new() };
-        Executor { shared: Arc::new(shared), threads: Vec::new(), counters: Counters::default() }
-    }
-
-    fn submit(executor: &Executor, rows: usize) -> Result<(), InferError> {
-        let inputs = vec![Tensor { width: 1, data: TensorData::F32(vec![0.0; rows]) }];
-        executor.submit(inputs, rows, Instant::now() + Duration::from_secs(60)).map(|_| ())
-    }
-
-    #[test]
-    fn a_full_queue_refuses_and_keeps_what_it_has() {
-        let executor = stalled(1_000);
-        submit(&executor, 600).unwrap();
-        assert_eq!(
-            submit(&executor, 401).unwrap_err(),
-            InferError::Overloaded { rows: 600, asked: 401, limit: 1_000 }
-        );
-        submit(&executor, 400).unwrap();
-        assert_eq!(executor.pending_rows(), 1_000);
-    }
-
-    #[test]
-    fn a_request_larger_than_the_queue_runs_when_nothing_waits() {
-        let executor = stalled(1_000);
-        submit(&executor, 5_000).unwrap();
-        assert!(matches!(submit(&executor, 1), Err(InferError::Overloaded { .. })));
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! Golden requests: a replica proves on its own device that it computes what the training side recorded.
 
 use endcap_bundle::GoldenRequest;
-use endcap_types::{DType, FeatureValue};
+use endcap_types::FeatureValue;
 
 use crate::{GoldenMismatch, InferError, LoadError, ShardTable, Tensor, TensorData, VersionModel};
 
@@ -28,23 +28,51 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Whether a row scores the same alone as among others.
+/// Whether a row scores the same alone, in the recorded batch, in that batch shuffled, and among others.
 pub(crate) fn check_batches(model: &VersionModel, golden: &[GoldenRequest]) -> Result<(), LoadError> {
     let Some(request) = golden.iter().max_by_key(|request| request.item_ids.len()) else {
         return Ok(());
     };
-    let refused =
-        |error: InferError| LoadError::WarmUp { file: "golden.jsonl".to_owned(), detail: error.to_string() };
     let rows = request.item_ids.len();
-    let together = model.ranker().run_blocking(recorded(model, request, 0..rows), rows).map_err(refused)?;
-    for row in 0..rows.min(ALONE) {
-        let ran = model.ranker().run_blocking(recorded(model, request, row..row + 1), 1).map_err(refused)?;
-        let (alone, batched) = (ran.output[0], together.output[row]);
-        if differs(alone, batched, BATCH_TOLERANCE) {
-            return Err(LoadError::BatchDependent { alone, batched, rows });
+    if rows == 0 {
+        return Ok(());
+    }
+    let together = scores(model, request, 0..rows)?;
+    let same = |row: usize, otherwise: f32, how: &'static str| {
+        let batched = together[row];
+        if differs(otherwise, batched, BATCH_TOLERANCE) {
+            return Err(LoadError::BatchDependent { batched, rows, otherwise, how });
         }
+        Ok(())
+    };
+    for row in 0..rows.min(ALONE) {
+        same(row, scores(model, request, [row])?[0], "alone")?;
+    }
+    let mut shuffled: Vec<usize> = (0..rows).rev().collect();
+    shuffled.rotate_left(rows / 3);
+    let found = scores(model, request, shuffled.iter().copied())?;
+    for (row, score) in shuffled.into_iter().zip(found) {
+        same(row, score, "in another order")?;
+    }
+    // Every row twice: each has other neighbours, and the run another size.
+    let found = scores(model, request, (0..rows).flat_map(|row| [row, row]))?;
+    for (row, score) in (0..rows).flat_map(|row| [row, row]).zip(found) {
+        same(row, score, "in a larger batch")?;
     }
     Ok(())
+}
+
+/// Scores of the recorded rows, in this order, in one run.
+fn scores(
+    model: &VersionModel,
+    request: &GoldenRequest,
+    rows: impl IntoIterator<Item = usize>,
+) -> Result<Vec<f32>, LoadError> {
+    let rows: Vec<usize> = rows.into_iter().collect();
+    let ran = model.ranker().run_blocking(recorded(model, request, rows.iter().copied()), rows.len());
+    let refused =
+        |error: InferError| LoadError::WarmUp { file: "golden.jsonl".to_owned(), detail: error.to_string() };
+    Ok(ran.map_err(refused)?.output)
 }
 
 struct At<'a> {
@@ -111,7 +139,7 @@ fn check_rows(model: &VersionModel, at: &At<'_>, shard: &ShardTable) -> Result<(
         .query_features(&request.query, request.query_vector.as_deref(), request.features.clone())
         .map_err(|error| at.mismatch("the request's features", "features of the ranker", error))?;
     let rows: Vec<u32> = mine.iter().map(|(_, row)| *row).collect();
-    let assembled = model.binding().assemble(shard, &rows, &query);
+    let assembled = model.binding().assemble(shard, &rows, &query, Vec::new());
     for (input, tensor) in model.binding().inputs.iter().zip(&assembled) {
         let recorded = request.inputs.get(&input.name).map_or(&[][..], Vec::as_slice);
         for (position, (i, _)) in mine.iter().enumerate() {
@@ -144,19 +172,20 @@ fn feature_at(model: &VersionModel, input: &str, offset: usize) -> String {
 }
 
 /// The recorded rows, as model inputs.
-fn recorded(model: &VersionModel, request: &GoldenRequest, rows: std::ops::Range<usize>) -> Vec<Tensor> {
+fn recorded(
+    model: &VersionModel,
+    request: &GoldenRequest,
+    rows: impl Iterator<Item = usize> + Clone,
+) -> Vec<Tensor> {
     model
         .binding()
         .inputs
         .iter()
         .map(|input| {
             let values = request.inputs.get(&input.name).map_or(&[][..], Vec::as_slice);
-            let values = values.get(rows.clone()).unwrap_or_default();
-            let converted = values.iter().filter_map(|value| value.clone().into_dtype(input.dtype));
-            let mut data = match input.dtype {
-                DType::F32 => TensorData::F32(Vec::new()),
-                DType::I64 => TensorData::I64(Vec::new()),
-            };
+            let values = rows.clone().filter_map(|row| values.get(row));
+            let converted = values.filter_map(|value| value.clone().into_dtype(input.dtype));
+            let mut data = TensorData::zeros(input.dtype, 0);
             for value in converted {
                 match (&mut data, value) {
                     (TensorData::F32(all), FeatureValue::F32(row)) => all.extend(row),

@@ -16,6 +16,7 @@ mod scan;
 mod shard;
 mod statistics;
 mod text;
+mod thread;
 mod version;
 
 pub use binding::QueryFeatures;
@@ -25,6 +26,7 @@ pub use raw::{InputSignature, Part, Signature, Width};
 pub use runtime::{DeviceChoice, Runtime, RuntimeOptions};
 pub use shard::ShardTable;
 pub use statistics::{Statistics, Sum};
+pub use thread::in_background;
 pub use version::{ModelOptions, Ranked, VersionModel};
 
 pub use encoder::Encoder;

@@ -40,8 +40,10 @@ pub struct Runtime {
     environment: Arc<Environment>,
     library: PathBuf,
     cuda: bool,
-    demanded: bool,
 }
+
+/// An ONNX file, `y[1] = Identity(x[1])`: the least that a provider can be tried with.
+const PROBE: &[u8] = include_bytes!("probe.onnx");
 
 static LOADED: OnceLock<(Arc<Environment>, PathBuf)> = OnceLock::new();
 
@@ -55,14 +57,23 @@ impl Runtime {
                 LOADED.get_or_init(|| loaded).clone()
             }
         };
-        let available = ep::CUDA::is_available().unwrap_or(false);
-        let cuda = match options.device {
-            DeviceChoice::Cpu => false,
-            DeviceChoice::Auto => available,
-            DeviceChoice::Cuda if available => true,
-            DeviceChoice::Cuda => return Err(RuntimeError::NoCuda),
+        let built_in = ep::CUDA::is_available().unwrap_or(false);
+        let cuda = match (options.device, built_in) {
+            (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, false) => false,
+            (DeviceChoice::Cuda, false) => return Err(RuntimeError::NoCuda),
+            // The library may hold the provider where the machine has no GPU, or no CUDA.
+            (choice, true) => match probe(&environment) {
+                Ok(()) => true,
+                Err(error) if choice == DeviceChoice::Cuda => {
+                    return Err(RuntimeError::Cuda { detail: error.to_string() });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "this ONNX Runtime has a CUDA provider that does not work here");
+                    false
+                }
+            },
         };
-        let runtime = Self { environment, library, cuda, demanded: options.device == DeviceChoice::Cuda };
+        let runtime = Self { environment, library, cuda };
         tracing::info!(library = %runtime.library.display(), device = runtime.device(), "ONNX Runtime is loaded");
         Ok(runtime)
     }
@@ -72,13 +83,18 @@ impl Runtime {
         if self.cuda { "cuda:0" } else { "cpu" }
     }
 
+    pub(crate) fn is_cuda(&self) -> bool {
+        self.cuda
+    }
+
     /// The library that is in use.
     pub fn library(&self) -> &Path {
         &self.library
     }
 
-    /// One session: one thread, no spinning, since sessions share the cores.
-    pub(crate) fn session(&self, path: &Path, file: &str) -> Result<Session, LoadError> {
+    /// One session: one thread, no spinning, since sessions share the cores. Public for this crate's benchmark, which
+    /// runs it bare.
+    pub fn session(&self, path: &Path, file: &str) -> Result<Session, LoadError> {
         self.open(path)
             .map_err(|error| LoadError::Session { file: file.to_owned(), detail: error.to_string() })
     }
@@ -90,12 +106,18 @@ impl Runtime {
             .with_inter_threads(1)?
             .with_config_entry("session.intra_op.allow_spinning", "0")?;
         if self.cuda {
-            let provider = ep::CUDA::default().build();
-            let provider = if self.demanded { provider.error_on_failure() } else { provider };
-            builder = builder.with_execution_providers([provider])?;
+            // The provider worked when it was probed: a model that then went to the CPU unnoticed would only be slow.
+            builder = builder.with_execution_providers([ep::CUDA::default().build().error_on_failure()])?;
         }
         builder.commit_from_file(path)
     }
+}
+
+/// Whether a session can be made on the GPU.
+fn probe(environment: &Environment) -> ort::Result<()> {
+    let provider = ep::CUDA::default().build().error_on_failure();
+    let mut builder = Session::builder(environment)?.with_execution_providers([provider])?;
+    builder.commit_from_memory(PROBE).map(drop)
 }
 
 fn start(library: &Path) -> Result<(Arc<Environment>, PathBuf), RuntimeError> {
@@ -118,4 +140,30 @@ fn find(options: &RuntimeOptions) -> PathBuf {
         .and_then(|program| program.parent().map(|folder| folder.join(LIBRARY)))
         .filter(|path| path.exists());
     options.library.clone().or(set).or(beside).unwrap_or_else(|| PathBuf::from(LIBRARY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(device: DeviceChoice) -> Result<Runtime, RuntimeError> {
+        Runtime::load(&RuntimeOptions { library: None, device })
+    }
+
+    #[test]
+    fn a_gpu_that_is_demanded_and_absent_is_an_error_and_auto_goes_on_without() {
+        if ep::CUDA::is_available().unwrap_or(false) {
+            return;
+        }
+        assert!(matches!(load(DeviceChoice::Cuda), Err(RuntimeError::NoCuda)));
+        let runtime = load(DeviceChoice::Auto).unwrap();
+        assert_eq!((runtime.device(), runtime.is_cuda()), ("cpu", false));
+    }
+
+    #[test]
+    fn the_probe_is_a_model() {
+        let runtime = load(DeviceChoice::Cpu).unwrap();
+        let session = Session::builder(&runtime.environment).unwrap().commit_from_memory(PROBE).unwrap();
+        assert_eq!((session.inputs()[0].name(), session.outputs()[0].name()), ("x", "y"));
+    }
 }

@@ -126,16 +126,28 @@ impl ShardTable {
         ids + columns + vectors + templates + tokens + self.vocabulary.bytes()
     }
 
-    /// Copies of these items' rows, per input.
-    pub(crate) fn rows_of(&self, rows: &[u32]) -> Vec<Tensor> {
+    /// Copies of these items' rows, per input, in the memory of `spare` where that fits.
+    pub(crate) fn rows_of(&self, rows: &[u32], spare: Vec<Tensor>) -> Vec<Tensor> {
+        let mut spare = spare.into_iter().map(|tensor| tensor.data);
         self.templates
             .iter()
             .map(|template| {
-                let data = match &template.data {
-                    TensorData::F32(values) => TensorData::F32(copy_rows(values, rows, template.width)),
-                    TensorData::I64(values) => TensorData::I64(copy_rows(values, rows, template.width)),
+                let width = template.width;
+                let data = match (&template.data, spare.next()) {
+                    (TensorData::F32(values), Some(TensorData::F32(into))) => {
+                        TensorData::F32(copy_rows(values, rows, width, into))
+                    }
+                    (TensorData::I64(values), Some(TensorData::I64(into))) => {
+                        TensorData::I64(copy_rows(values, rows, width, into))
+                    }
+                    (TensorData::F32(values), _) => {
+                        TensorData::F32(copy_rows(values, rows, width, Vec::new()))
+                    }
+                    (TensorData::I64(values), _) => {
+                        TensorData::I64(copy_rows(values, rows, width, Vec::new()))
+                    }
                 };
-                Tensor { width: template.width, data }
+                Tensor { width, data }
             })
             .collect()
     }
@@ -224,8 +236,9 @@ fn wrong_column(slot: &Slot, column: &str, expected: &'static str, found: Option
     }
 }
 
-fn copy_rows<T: Copy>(values: &[T], rows: &[u32], width: usize) -> Vec<T> {
-    let mut copied = Vec::with_capacity(rows.len() * width);
+fn copy_rows<T: Copy>(values: &[T], rows: &[u32], width: usize, mut copied: Vec<T>) -> Vec<T> {
+    copied.clear();
+    copied.reserve(rows.len() * width);
     for row in rows {
         let start = *row as usize * width;
         copied.extend_from_slice(&values[start..start + width]);

@@ -10,7 +10,7 @@ use endcap_types::{DType, FeatureName, FeatureValue};
 
 use crate::{
     Encoder, Executor, ExecutorOptions, GoldenMismatch, InferError, LoadError, QueryFeatures, Runtime,
-    ShardTable, Tensor, TensorData, binding::Binding, golden, raw::Signatures,
+    ShardTable, Tensor, TensorData, binding::Binding, golden, raw::Signatures, thread::in_background,
 };
 
 /// How a version's models are run.
@@ -19,8 +19,26 @@ pub struct ModelOptions {
     /// Threads of each model, one session each.
     pub threads: usize,
     pub max_batch_rows: usize,
+    /// The same on a GPU, which smaller batches leave idle.
+    pub max_batch_rows_cuda: usize,
     /// Rows that may wait.
     pub queue_rows: usize,
+    /// Longest run that a request makes on its own thread.
+    pub inline_max: Duration,
+    pub pin_threads: bool,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self {
+            threads: 1,
+            max_batch_rows: 1024,
+            max_batch_rows_cuda: 8192,
+            queue_rows: 20_000,
+            inline_max: Duration::from_millis(2),
+            pin_threads: false,
+        }
+    }
 }
 
 /// Scores of some items, and where the time went.
@@ -43,14 +61,12 @@ pub struct VersionModel {
     memory_bytes: u64,
 }
 
-/// Runs before a model may serve: the first ones are up to half again as slow.
-const WARM_UP_RUNS: usize = 3;
-
 impl VersionModel {
     /// Loads, binds and warms the models. Blocking. The bundle's files must have been verified.
     pub fn load(runtime: &Runtime, bundle: &Bundle, options: &ModelOptions) -> Result<Self, LoadError> {
         let spec = bundle.spec();
         let binding = Binding::compile(&spec.ranker, &bundle.features()?)?;
+        let largest = if runtime.is_cuda() { options.max_batch_rows_cuda } else { options.max_batch_rows };
         let ranker = Executor::start(
             runtime,
             &bundle.path(&spec.ranker.file),
@@ -59,8 +75,10 @@ impl VersionModel {
                 inputs: binding.inputs.iter().map(|input| input.name.clone()).collect(),
                 output: spec.ranker.output.clone(),
                 threads: options.threads,
-                max_batch_rows: options.max_batch_rows,
+                max_batch_rows: largest,
                 queue_rows: options.queue_rows,
+                inline_max: options.inline_max,
+                pin_threads: options.pin_threads,
             },
         )?;
         let encoder = spec.encoder.as_ref().map(|spec| Encoder::load(runtime, bundle.dir(), spec, options));
@@ -70,31 +88,28 @@ impl VersionModel {
         let sizes = files.filter_map(|file| bundle.manifest().files.get(file)).map(|entry| entry.size);
         let memory_bytes = sizes.sum::<u64>() * options.threads.max(1) as u64;
         let model = Self { binding, ranker, encoder, signatures, memory_bytes };
-        model.warm_up(&spec.ranker.file, options.max_batch_rows)?;
-        golden::check_batches(&model, &bundle.golden()?)?;
+        let golden = bundle.golden()?;
+        in_background(|| {
+            model.warm_up(&spec.ranker.file, largest)?;
+            golden::check_batches(&model, &golden)
+        })?;
         Ok(model)
     }
 
-    fn warm_up(&self, file: &str, rows: usize) -> Result<(), LoadError> {
+    /// Every power of two of rows up to the largest batch, that one first.
+    fn warm_up(&self, file: &str, largest: usize) -> Result<(), LoadError> {
         let refused = |detail: String| LoadError::WarmUp { file: file.to_owned(), detail };
-        for _ in 0..WARM_UP_RUNS {
-            let zeros = self.binding.inputs.iter().map(|input| {
-                let cells = input.width * rows;
-                let data = match input.dtype {
-                    DType::F32 => TensorData::F32(vec![0.0; cells]),
-                    DType::I64 => TensorData::I64(vec![0; cells]),
-                };
-                Tensor { width: input.width, data }
+        let sizes = std::iter::once(largest).chain((0..largest.ilog2()).rev().map(|power| 1 << power));
+        let zeros = sizes.map(|rows| {
+            let inputs = self.binding.inputs.iter();
+            let zeros = inputs.map(|input| Tensor {
+                width: input.width,
+                data: TensorData::zeros(input.dtype, input.width * rows),
             });
-            let ran = self
-                .ranker
-                .run_blocking(zeros.collect(), rows)
-                .map_err(|error| refused(error.to_string()))?;
-            if ran.width != 1 {
-                return Err(refused(format!("{} scores per row; expected 1", ran.width)));
-            }
-        }
-        Ok(())
+            (zeros.collect(), rows)
+        });
+        let width = self.ranker.warm_up(zeros).map_err(|error| refused(error.to_string()))?;
+        if width == 1 { Ok(()) } else { Err(refused(format!("{width} scores per row; expected 1"))) }
     }
 
     /// Lays a shard's items out for this ranker.
@@ -145,7 +160,7 @@ impl VersionModel {
             let zero = Duration::ZERO;
             return Ok(Ranked { scores: Vec::new(), assembled: zero, queued: zero, inferred: zero });
         }
-        let inputs = self.binding.assemble(shard, rows, query);
+        let inputs = self.binding.assemble(shard, rows, query, self.ranker.buffers());
         let assembled = started.elapsed();
         let ran = self.ranker.run(inputs, rows.len(), deadline).await?;
         if let Some(bad) = ran.output.iter().position(|score| !score.is_finite()) {
@@ -190,7 +205,6 @@ impl VersionModel {
     pub(crate) fn encoder(&self) -> Option<&Encoder> {
         self.encoder.as_ref()
     }
-
     pub(crate) fn signatures(&self) -> &Signatures {
         &self.signatures
     }

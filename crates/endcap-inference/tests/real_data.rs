@@ -1,7 +1,10 @@
 //! The golden files of a real data folder (`ENDCAP_DATA`), through the same code that workers run. Without the folder
 //! each test reads as ignored, by name.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use endcap_bundle::EncoderSpec;
 use endcap_inference::{
@@ -11,7 +14,14 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde::{Deserialize, de::DeserializeOwned};
 
 const TOLERANCE: f32 = 1e-4;
-const OPTIONS: ModelOptions = ModelOptions { threads: 1, max_batch_rows: 256, queue_rows: 1000 };
+const OPTIONS: ModelOptions = ModelOptions {
+    threads: 1,
+    max_batch_rows: 256,
+    max_batch_rows_cuda: 256,
+    queue_rows: 1000,
+    inline_max: Duration::from_millis(2),
+    pin_threads: false,
+};
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::from_args();
@@ -71,6 +81,8 @@ fn ranker(data: &Path) -> Result<(), Failed> {
         threads: 1,
         max_batch_rows: 1024,
         queue_rows: 10_000,
+        inline_max: OPTIONS.inline_max,
+        pin_threads: false,
     };
     let runtime = Runtime::load(&RuntimeOptions::default())?;
     let executor = Executor::start(&runtime, &data.join("ranker.onnx"), options)?;

@@ -5,20 +5,41 @@ use std::{collections::BTreeMap, time::Duration};
 
 use endcap_bundle::{
     Bundle, PackOptions, assemble,
-    test_util::{TinyOptions, tiny_source},
+    test_util::{
+        TinyOptions,
+        graphs::{Neighbours, mixing},
+        tiny_source,
+    },
 };
-use endcap_inference::{InferError, ModelOptions, Runtime, RuntimeOptions, ShardTable, VersionModel};
+use endcap_inference::{
+    InferError, LoadError, ModelOptions, Runtime, RuntimeOptions, ShardTable, VersionModel,
+};
 use endcap_types::{FeatureValue, ShardCount};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-const OPTIONS: ModelOptions = ModelOptions { threads: 1, max_batch_rows: 256, queue_rows: 1000 };
+const OPTIONS: ModelOptions = ModelOptions {
+    threads: 1,
+    max_batch_rows: 256,
+    max_batch_rows_cuda: 256,
+    queue_rows: 1000,
+    inline_max: Duration::from_millis(2),
+    pin_threads: false,
+};
 
 fn bundle(options: &TinyOptions, shards: u32) -> (TempDir, Bundle) {
+    bundle_with(options, shards, None)
+}
+
+/// A tiny bundle, perhaps with another ranker.
+fn bundle_with(options: &TinyOptions, shards: u32, ranker: Option<Vec<u8>>) -> (TempDir, Bundle) {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("source");
     std::fs::create_dir(&source).unwrap();
     tiny_source(&source, options).unwrap();
+    if let Some(ranker) = ranker {
+        std::fs::write(source.join("ranker.onnx"), ranker).unwrap();
+    }
     let pack =
         PackOptions { shards: ShardCount::try_from(shards).unwrap(), created: "2026-01-01T00:00:00Z".into() };
     let bundle = assemble(&source, &folder.path().join("bundle"), &pack, &()).unwrap();
@@ -98,6 +119,23 @@ async fn futures_of(
         scores.push(call.await);
     }
     scores
+}
+
+#[test]
+fn a_ranker_whose_scores_depend_on_the_neighbours_is_refused_however_it_mixes_them() {
+    let runtime = Runtime::load(&RuntimeOptions::default()).unwrap();
+    let cases = [
+        (Neighbours::Mean, "alone"),
+        (Neighbours::Place, "in another order"),
+        (Neighbours::Number, "in a larger batch"),
+    ];
+    for (neighbours, expected) in cases {
+        let ranker = mixing(&[2.0, 0.25, 0.5, 0.125, 0.03125], neighbours);
+        let (_folder, bundle) = bundle_with(&TinyOptions::default(), 1, Some(ranker));
+        let error = VersionModel::load(&runtime, &bundle, &OPTIONS).unwrap_err();
+        let LoadError::BatchDependent { how, .. } = error else { panic!("{neighbours:?}: {error}") };
+        assert_eq!(how, expected, "{neighbours:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! The one mapping between domain errors and gRPC statuses, in both directions.
 
-use std::{error::Error, time::Duration};
+use std::{collections::HashMap, error::Error, time::Duration};
 
 use endcap_proto::pb;
 use endcap_types::{Coded, ErrorCode, FieldViolation};
@@ -12,6 +12,8 @@ use crate::RequestId;
 
 /// Metadata by which gRPC clients learn when to retry (gRFC A6).
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// Whose reasons the reasons in an `ErrorInfo` are.
+const DOMAIN: &str = "endcap";
 /// What a caller who was turned away waits when the error does not say.
 const DEFAULT_RETRY: Duration = Duration::from_millis(100);
 
@@ -30,6 +32,10 @@ pub fn to_status(error: &(impl Coded + ?Sized), request_id: &RequestId) -> Statu
         details.add_bad_request_violation(&violation.field, &violation.description);
     }
     details.set_request_info(request_id.as_str(), "");
+    if let Some(reason) = error.reason() {
+        let numbers = reason.details.into_iter().map(|(name, value)| (name.to_owned(), value));
+        details.set_error_info(reason.name, DOMAIN, numbers.collect::<HashMap<_, _>>());
+    }
     let mut metadata = MetadataMap::new();
     if matches!(code, ErrorCode::Overloaded | ErrorCode::Unavailable) {
         let after = error.retry_after().unwrap_or(DEFAULT_RETRY);
@@ -144,7 +150,7 @@ fn error_code(code: Code) -> ErrorCode {
 
 #[cfg(test)]
 mod tests {
-    use endcap_types::Violations;
+    use endcap_types::{Reason, Violations};
 
     use super::*;
 
@@ -169,6 +175,26 @@ mod tests {
         assert_eq!(status.metadata().get(PUSHBACK).unwrap(), "70");
         assert_eq!(from_status(&status), error);
         assert_eq!(from_call_error(to_call_error(&status)), error);
+    }
+
+    #[test]
+    fn a_refusal_carries_its_reason_and_the_numbers_behind_it() {
+        #[derive(Debug, Error)]
+        #[error("too late")]
+        struct Refused;
+        impl Coded for Refused {
+            fn code(&self) -> ErrorCode {
+                ErrorCode::Overloaded
+            }
+            fn reason(&self) -> Option<Reason> {
+                Some(Reason { name: "PREDICTED_TOO_LATE", details: vec![("remaining_ms", "7.5".to_owned())] })
+            }
+        }
+        let details = to_status(&Refused, &RequestId::new()).get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("PREDICTED_TOO_LATE", DOMAIN));
+        assert_eq!(info.metadata["remaining_ms"], "7.5");
+        assert!(details.retry_info().is_some());
     }
 
     #[test]

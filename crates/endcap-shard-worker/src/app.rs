@@ -48,6 +48,8 @@ pub struct App {
 
 impl App {
     pub async fn build(config: Config, deps: Deps) -> anyhow::Result<Self> {
+        // Models look their metrics up when they are loaded, which may be before anybody asks for them.
+        endcap_service::telemetry::metrics_handle();
         let tasks = Tasks::new();
         let drain_delay = config.grpc.drain_delay;
         let server = GrpcServer::bind("worker", config.grpc).await?;

@@ -21,7 +21,10 @@ impl Config {
         let grpc = GrpcConfig::read(settings, "worker");
         let threads = positive(settings, "worker.threads");
         let max_batch_rows = positive(settings, "worker.max_batch_rows");
+        let max_batch_rows_cuda = positive(settings, "worker.max_batch_rows_cuda");
         let queue_rows = positive(settings, "worker.queue_rows");
+        let inline_max = settings.read("worker.inline_max");
+        let pin_threads = settings.read("worker.pin_threads");
         let scan_threads = positive(settings, "worker.scan_threads");
         let memory_budget = settings.read::<ByteSize>("worker.memory_budget");
         if memory_budget == Some(ByteSize(0)) {
@@ -34,7 +37,10 @@ impl Config {
             models: ModelOptions {
                 threads: threads?,
                 max_batch_rows: max_batch_rows?,
+                max_batch_rows_cuda: max_batch_rows_cuda?,
                 queue_rows: queue_rows?,
+                inline_max: inline_max?,
+                pin_threads: pin_threads?,
             },
             scan_threads: scan_threads?,
             memory_budget: memory_budget?.0,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use endcap_inference::InferError;
-use endcap_types::{Coded, ErrorCode, FieldViolation, ShardIndex, VersionPin, Violations};
+use endcap_types::{Coded, ErrorCode, FieldViolation, Reason, ShardIndex, VersionPin, Violations};
 use thiserror::Error;
 
 #[derive(Debug, Error)]
@@ -38,6 +38,13 @@ impl Coded for WorkError {
             Self::Invalid(violations) => &violations.0,
             Self::Infer(error) => error.violations(),
             _ => &[],
+        }
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Infer(error) => error.reason(),
+            _ => None,
         }
     }
 

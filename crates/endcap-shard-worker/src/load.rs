@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use endcap_bundle::{Bundle, BundleError, BundleStore, Parts};
-use endcap_inference::{LoadError, ModelOptions, Runtime, ShardTable, VersionModel};
+use endcap_inference::{LoadError, ModelOptions, Runtime, ShardTable, VersionModel, in_background};
 use endcap_types::{Coded, ErrorCode, ShardIndex, VersionPin};
 use thiserror::Error;
 
@@ -85,16 +85,19 @@ fn build(
         Some(model) => model,
         None => {
             let model = VersionModel::load(runtime, bundle, options)?;
-            model.check_golden(&golden, None).map_err(LoadError::from)?;
+            in_background(|| model.check_golden(&golden, None)).map_err(LoadError::from)?;
             Arc::new(model)
         }
     };
     phase("load_and_warm", started);
     let started = Instant::now();
-    let items = bundle.items(shard)?;
-    bundle.check_shard(&items, shard)?;
-    let table = model.bind(items)?;
-    model.check_golden(&golden, Some(&table)).map_err(LoadError::from)?;
+    let table = in_background(|| -> Result<_, LoadError> {
+        let items = bundle.items(shard)?;
+        bundle.check_shard(&items, shard)?;
+        let table = model.bind(items)?;
+        model.check_golden(&golden, Some(&table))?;
+        Ok(table)
+    })?;
     phase("golden", started);
     Ok((model, table))
 }

@@ -87,6 +87,13 @@ impl std::fmt::Display for Violations {
 
 impl std::error::Error for Violations {}
 
+/// A cause from a closed set, in capitals, and the numbers that led to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    pub name: &'static str,
+    pub details: Vec<(&'static str, String)>,
+}
+
 /// An error that knows its code. Implemented by each crate's error enum; `Display` is the public message.
 pub trait Coded: std::error::Error {
     fn code(&self) -> ErrorCode;
@@ -94,6 +101,11 @@ pub trait Coded: std::error::Error {
     /// Which fields are at fault, for `InvalidArgument`.
     fn violations(&self) -> &[FieldViolation] {
         &[]
+    }
+
+    /// Why, for programs, where the code does not say it all.
+    fn reason(&self) -> Option<Reason> {
+        None
     }
 
     /// When to come back, for `Overloaded` and `Unavailable`.

@@ -10,7 +10,7 @@ mod ids;
 mod metric;
 mod quality;
 
-pub use error::{Coded, ErrorCode, FieldViolation, Violations, is_retryable};
+pub use error::{Coded, ErrorCode, FieldViolation, Reason, Violations, is_retryable};
 pub use feature::{Compute, DType, FeatureName, FeatureNameError, FeatureSpec, FeatureValue, Namespace};
 pub use ids::{
     Alias, Digest, IdError, ItemId, ModelName, ShardCount, ShardIndex, Version, VersionPin, shard_of,

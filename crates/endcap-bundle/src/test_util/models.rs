@@ -55,13 +55,13 @@ pub(super) fn tokenizer(words: &[&str]) -> serde_json::Value {
     })
 }
 
-fn model(graph: Graph) -> Vec<u8> {
+pub(super) fn model(graph: Graph) -> Vec<u8> {
     let opset = OperatorSet { domain: String::new(), version: 17 };
     Model { ir_version: 8, graph: Some(graph), opset_import: vec![opset], functions: Vec::new() }
         .encode_to_vec()
 }
 
-fn node(op: &str, inputs: &[&str], output: &str, ints: &[(&str, i64)]) -> Node {
+pub(super) fn node(op: &str, inputs: &[&str], output: &str, ints: &[(&str, i64)]) -> Node {
     Node {
         input: inputs.iter().map(ToString::to_string).collect(),
         output: vec![output.to_owned()],
@@ -79,7 +79,7 @@ fn node(op: &str, inputs: &[&str], output: &str, ints: &[(&str, i64)]) -> Node {
     }
 }
 
-fn floats(name: &str, dims: &[i64], values: &[f32]) -> Tensor {
+pub(super) fn floats(name: &str, dims: &[i64], values: &[f32]) -> Tensor {
     let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     Tensor {
         dims: dims.to_vec(),
@@ -90,13 +90,13 @@ fn floats(name: &str, dims: &[i64], values: &[f32]) -> Tensor {
     }
 }
 
-fn int(name: &str, value: i64) -> Tensor {
+pub(super) fn int(name: &str, value: i64) -> Tensor {
     let raw_data = Bytes::copy_from_slice(&value.to_le_bytes());
     Tensor { dims: vec![1], data_type: INT64, name: name.to_owned(), raw_data, ..Tensor::default() }
 }
 
 /// A graph input or output; a dimension of 0 is dynamic.
-fn value(name: &str, elem_type: i32, dims: &[i64]) -> ValueInfo {
+pub(super) fn value(name: &str, elem_type: i32, dims: &[i64]) -> ValueInfo {
     let dim = dims.iter().enumerate().map(|(i, value)| Dimension {
         value: *value,
         param: if *value == 0 { format!("d{i}") } else { String::new() },

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use endcap_inference::InferError;
-use endcap_types::{Coded, ErrorCode, FieldViolation, Violations};
+use endcap_types::{Coded, ErrorCode, FieldViolation, Reason, Violations};
 use thiserror::Error;
 
 #[derive(Debug, Error)]
@@ -43,6 +43,13 @@ impl Coded for OpenInferenceError {
             Self::Invalid(violations) => &violations.0,
             Self::Infer(error) => error.violations(),
             _ => &[],
+        }
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Infer(error) => error.reason(),
+            _ => None,
         }
     }
 

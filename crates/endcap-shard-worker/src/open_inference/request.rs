@@ -192,16 +192,7 @@ impl<'a> Reading<'a> {
             self.violations.push(format!("raw_input_contents[{place}]"), found);
             return None;
         }
-        Some(match input.dtype {
-            DType::F32 => {
-                let numbers = bytes.as_chunks::<4>().0.iter();
-                TensorData::F32(numbers.map(|number| f32::from_le_bytes(*number)).collect())
-            }
-            DType::I64 => {
-                let numbers = bytes.as_chunks::<8>().0.iter();
-                TensorData::I64(numbers.map(|number| i64::from_le_bytes(*number)).collect())
-            }
-        })
+        TensorData::from_le_bytes(input.dtype, bytes)
     }
 
     fn typed(
