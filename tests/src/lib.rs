@@ -93,7 +93,7 @@ impl TestFleet {
     pub async fn until_answering(&mut self, version: u64) -> anyhow::Result<()> {
         let mut gateway = self.gateway.clone();
         eventually("the gateway answers from the promoted version", async || {
-            let answer = gateway.recommend(query("anything")).await;
+            let answer = gateway.recommend(query("red kettle")).await;
             let quality = answer.ok().and_then(|answer| answer.into_inner().quality);
             quality.is_some_and(|q| q.version == version && q.rung() == pb::Rung::Full)
         })

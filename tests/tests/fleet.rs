@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use endcap_bundle::{Bundle, BundleStore, test_util::TinyOptions};
 use endcap_proto::pb::{self, recommend_request::Target};
 use endcap_tests::{MODEL, TestFleet, eventually, query, timed, tiny};
+use endcap_types::RetrievalMode;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -32,30 +33,72 @@ async fn a_restart_brings_back_versions_aliases_and_history() {
 async fn the_merged_answer_equals_a_single_process_oracle_for_every_shard_count() {
     let folder = tempfile::tempdir().unwrap();
     let mut fleet = TestFleet::start(folder.path(), 2, &[]).await.unwrap();
-    let mut reference: Option<Vec<Vec<(String, u32)>>> = None;
     let queries = ["red kettle", "blue", "kettle without red", "zzz unknown words", "green lamp large"];
+    for mode in [RetrievalMode::Dense, RetrievalMode::Lexical, RetrievalMode::Fused] {
+        same_for_every_shard_count(&mut fleet, mode, &queries).await;
+    }
+    fleet.fleet.stop().await.unwrap();
+}
+
+async fn same_for_every_shard_count(fleet: &mut TestFleet, mode: RetrievalMode, queries: &[&str]) {
+    // Items, score and similarity of every query's answer, to the bit.
+    let mut reference: Option<Vec<Vec<(String, u32, u32)>>> = None;
     for shards in [1, 2, 4, 7] {
-        let packed = tiny(&TinyOptions { items: 500, ..variant(&format!("s{shards}")) }, shards).unwrap();
+        let options = TinyOptions { items: 500, mode, ..variant(&format!("s{shards}")) };
+        let packed = tiny(&options, shards).unwrap();
         let version = fleet.release(&packed.bytes).await.unwrap();
         let mut answers = Vec::new();
-        for text in queries {
+        for text in queries.iter().filter(|text| mode != RetrievalMode::Lexical || !text.starts_with("zzz")) {
             let mut request = query(text);
             request.get_mut().limit = 50;
+            // As if they were not in the catalogue.
+            request.get_mut().exclude = vec!["item-00003".into(), "item-00017".into()];
             let answer = fleet.gateway.recommend(request).await.unwrap().into_inner();
             let quality = answer.quality.unwrap();
             assert_eq!((quality.version, quality.rung()), (version, pb::Rung::Full), "{quality:?}");
+            assert!(quality.degradation_reasons.is_empty(), "{mode:?}: {quality:?}");
             let coverage = quality.coverage.unwrap();
             assert_eq!((coverage.shards_total, coverage.shards_ok), (shards, shards));
             assert_eq!((coverage.items_scored, coverage.items_total), (500, 500));
-            answers
-                .push(answer.items.into_iter().map(|i| (i.item_id, i.score.to_bits())).collect::<Vec<_>>());
+            let item =
+                |item: pb::RankedItem| (item.item_id, item.score.to_bits(), item.retrieval_score.to_bits());
+            answers.push(answer.items.into_iter().map(item).collect::<Vec<_>>());
         }
-        assert!(answers.iter().all(|items| items.len() == 50));
+        assert!(answers.iter().all(|items| items.len() == 50), "{mode:?}");
         // One shard is the oracle: one process, one index, one sort over the whole catalogue.
         match &reference {
             None => reference = Some(answers),
-            Some(reference) => assert_eq!(&answers, reference, "{shards} shards"),
+            Some(reference) => assert_eq!(&answers, reference, "{mode:?}, {shards} shards"),
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rerank_scores_an_item_as_a_retrieval_does_wherever_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut fleet = TestFleet::start(folder.path(), 2, &[]).await.unwrap();
+    let options = TinyOptions { mode: RetrievalMode::Fused, ..variant("fused") };
+    let packed = tiny(&options, 3).unwrap();
+    fleet.release(&packed.bytes).await.unwrap();
+    let scores = |answer: pb::RecommendResponse| {
+        let item = |item: pb::RankedItem| (item.item_id, item.score.to_bits());
+        answer.items.into_iter().map(item).collect::<BTreeMap<_, _>>()
+    };
+    let retrieved = fleet.gateway.recommend(query("blue lamp without steel")).await.unwrap().into_inner();
+    let retrieved = scores(retrieved);
+    let candidates = all_ids(&Bundle::open(&packed.folder.path().join("bundle")).unwrap());
+    let request = pb::RecommendRequest {
+        query: "blue lamp without steel".into(),
+        limit: u32::try_from(candidates.len()).unwrap(),
+        candidates,
+        ..Default::default()
+    };
+    let reranked = fleet.gateway.recommend(timed(request)).await.unwrap().into_inner();
+    assert!(reranked.quality.as_ref().unwrap().degradation_reasons.is_empty());
+    let reranked = scores(reranked);
+    assert_eq!(retrieved.len(), 10);
+    for (item_id, score) in &retrieved {
+        assert_eq!(reranked[item_id], *score, "{item_id}");
     }
     fleet.fleet.stop().await.unwrap();
 }

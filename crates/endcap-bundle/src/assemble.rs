@@ -6,11 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use endcap_types::{ShardCount, shard_of};
+use arrow::array::RecordBatch;
+use endcap_types::{ItemId, ShardCount, shard_of};
 
 use crate::{
-    Bundle, BundleError, FORMAT, FileEntry, Manifest, ModelSpec, digest, items,
-    manifest::{EVALUATION, FEATURES, GOLDEN, LABELS, MANIFEST, POPULAR, shard_file},
+    Bundle, BundleError, FORMAT, FeatureSchema, FileEntry, LexicalStats, Manifest, ModelSpec, digest, items,
+    manifest::{EVALUATION, FEATURES, GOLDEN, LABELS, LEXICAL, MANIFEST, POPULAR, shard_file},
 };
 
 const SPEC: &str = "model.json";
@@ -44,7 +45,9 @@ pub fn assemble(
     let scratch = Scratch::create(dest)?;
     let spec: ModelSpec = read_spec(&source.join(SPEC))?;
     let mut files = BTreeMap::new();
-    let shard_rows = write_shards(source, scratch.path(), options.shards, progress, &mut files)?;
+    let items = read_items(source)?;
+    let shard_rows = write_shards(&items, scratch.path(), options.shards, progress, &mut files)?;
+    write_lexical(source, &items.0, scratch.path(), &spec, &mut files)?;
 
     let mut copied: Vec<String> = [FEATURES, POPULAR, GOLDEN, EVALUATION].map(str::to_owned).to_vec();
     copied.push(spec.ranker.file.clone());
@@ -85,19 +88,47 @@ fn read_spec(path: &Path) -> Result<ModelSpec, BundleError> {
     serde_json::from_slice(&bytes).map_err(BundleError::json(SPEC))
 }
 
-fn write_shards(
-    source: &Path,
-    dest: &Path,
-    shards: ShardCount,
-    progress: &dyn Progress,
-    files: &mut BTreeMap<String, FileEntry>,
-) -> Result<Vec<u64>, BundleError> {
+/// The catalogue, and its ids.
+fn read_items(source: &Path) -> Result<(RecordBatch, Vec<ItemId>), BundleError> {
     let batch = items::read_batch(&source.join(ITEMS), ITEMS)?;
     let ids = items::ids(&batch, ITEMS)?;
     if ids.is_empty() {
         return Err(BundleError::NoItems { file: ITEMS.to_owned() });
     }
     let batch = items::with_fixed_vectors(batch, &ids, ITEMS)?;
+    Ok((batch, ids))
+}
+
+/// Statistics of the whole catalogue, if anything is scored by them.
+fn write_lexical(
+    source: &Path,
+    batch: &RecordBatch,
+    dest: &Path,
+    spec: &ModelSpec,
+    files: &mut BTreeMap<String, FileEntry>,
+) -> Result<(), BundleError> {
+    let path = source.join(FEATURES);
+    let bytes = fs::read(&path).map_err(BundleError::open(&path, FEATURES))?;
+    let schema: FeatureSchema = serde_json::from_slice(&bytes).map_err(BundleError::json(FEATURES))?;
+    let mut stats = LexicalStats::needed(&schema, spec);
+    if stats.fields.is_empty() {
+        return Ok(());
+    }
+    stats.add_batch(batch);
+    let path = dest.join(LEXICAL);
+    let bytes = serde_json::to_vec(&stats).map_err(BundleError::json(LEXICAL))?;
+    fs::write(&path, bytes).map_err(BundleError::io("write", &path))?;
+    files.insert(LEXICAL.to_owned(), entry(&path)?);
+    Ok(())
+}
+
+fn write_shards(
+    (batch, ids): &(RecordBatch, Vec<ItemId>),
+    dest: &Path,
+    shards: ShardCount,
+    progress: &dyn Progress,
+    files: &mut BTreeMap<String, FileEntry>,
+) -> Result<Vec<u64>, BundleError> {
     // By id inside a shard: rows in the order in which ties are broken.
     let mut order: Vec<u32> = (0..u32::try_from(ids.len()).unwrap_or(u32::MAX)).collect();
     order.sort_by(|a, b| ids[*a as usize].cmp(&ids[*b as usize]));
@@ -115,7 +146,7 @@ fn write_shards(
         progress.step("partition items", shard.into(), shards.get().into());
         let file = shard_file(shard, shards);
         let path = dest.join(&file);
-        items::write_batch(&items::select(&batch, rows, ITEMS)?, &path, &file)?;
+        items::write_batch(&items::select(batch, rows, ITEMS)?, &path, &file)?;
         files.insert(file, entry(&path)?);
     }
     Ok(rows.iter().map(|rows| rows.len() as u64).collect())

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     BundleError, Evaluation, FORMAT, FeatureSchema, FileEntry, GoldenRequest, ItemTable, LabelledQuery,
-    Manifest, ModelSpec, Popular, digest,
-    manifest::{EVALUATION, FEATURES, GOLDEN, LABELS, MANIFEST, POPULAR, shard_file},
+    LexicalStats, Manifest, ModelSpec, Popular, digest,
+    manifest::{EVALUATION, FEATURES, GOLDEN, LABELS, LEXICAL, MANIFEST, POPULAR, shard_file},
     store::InUse,
 };
 
@@ -21,7 +21,8 @@ pub enum Parts {
     All,
     /// What a gateway needs: the feature schema and the popularity lists.
     Gateway,
-    /// What a worker needs for these shards: models, tokenizer, features, golden requests, and their item files.
+    /// What a worker needs for these shards: models, tokenizer, features, golden requests, lexical statistics, and
+    /// their item files.
     Shards(Vec<ShardIndex>),
 }
 
@@ -99,7 +100,7 @@ impl Bundle {
             Parts::Gateway => [FEATURES, POPULAR].map(str::to_owned).to_vec(),
             Parts::Shards(shards) => {
                 let count = self.manifest.shard_count;
-                let mut files: Vec<String> = [FEATURES, GOLDEN].map(str::to_owned).to_vec();
+                let mut files: Vec<String> = [FEATURES, GOLDEN, LEXICAL].map(str::to_owned).to_vec();
                 files.push(self.spec().ranker.file.clone());
                 if let Some(encoder) = &self.spec().encoder {
                     files.extend([encoder.file.clone(), encoder.tokenizer.clone()]);
@@ -135,6 +136,15 @@ impl Bundle {
     pub fn labels(&self) -> Result<Vec<LabelledQuery>, BundleError> {
         // By the manifest: a file that only lies there has no digest.
         if self.manifest.files.contains_key(LABELS) { self.lines(LABELS) } else { Ok(Vec::new()) }
+    }
+
+    /// Statistics of the whole catalogue; none if nothing is scored by them.
+    pub fn lexical(&self) -> Result<LexicalStats, BundleError> {
+        if self.manifest.files.contains_key(LEXICAL) {
+            self.json(LEXICAL)
+        } else {
+            Ok(LexicalStats::default())
+        }
     }
 
     pub fn items(&self, shard: ShardIndex) -> Result<ItemTable, BundleError> {

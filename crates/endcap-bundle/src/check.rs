@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use endcap_types::{FeatureValue, ItemId, ShardIndex, shard_of};
 
-use crate::{Bundle, BundleError, FeatureSchema, ItemTable, Popular, manifest::shard_file};
+use crate::{Bundle, BundleError, FeatureSchema, ItemTable, LexicalStats, Popular, manifest::shard_file};
 
 impl Bundle {
     /// Checks that the parts fit together. Digests are [`Bundle::verify`]'s business; golden scores are the workers'.
@@ -17,7 +17,9 @@ impl Bundle {
         schema::check_spec(self.spec())?;
         schema::check(&schema, self.spec())?;
         graphs::check(self, &schema)?;
-        let ids = self.check_items(&schema)?;
+        let mut lexical = LexicalStats::needed(&schema, self.spec());
+        let ids = self.check_items(&schema, &mut lexical)?;
+        self.lexical()?.check(&lexical)?;
         check_popular(&self.popular()?, &ids)?;
         golden::check(self, &schema, &ids)?;
         self.evaluation()?;
@@ -25,12 +27,19 @@ impl Bundle {
         Ok(())
     }
 
-    fn check_items(&self, schema: &FeatureSchema) -> Result<HashSet<ItemId>, BundleError> {
+    /// Checks every shard, and counts the words of its items.
+    fn check_items(
+        &self,
+        schema: &FeatureSchema,
+        lexical: &mut LexicalStats,
+    ) -> Result<HashSet<ItemId>, BundleError> {
         let mut all = HashSet::new();
         for shard in self.manifest().shard_count.indices() {
             let table = self.items(shard)?;
             self.check_shard(&table, shard)?;
             schema::check_columns(schema, &table, &shard_file(shard, self.manifest().shard_count))?;
+            schema::check_lexical(self.spec(), &table, &shard_file(shard, self.manifest().shard_count))?;
+            lexical.add_table(&table);
             for item_id in table.ids {
                 if let Some(item_id) = all.replace(item_id) {
                     let file = shard_file(shard, self.manifest().shard_count);

@@ -124,11 +124,18 @@ pub enum BundleError {
     #[error(
         "{file} has no column {column:?}, which {needed_by} needs; it has {found:?}: add it, or change features.json"
     )]
-    ColumnMissing { file: String, column: String, needed_by: FeatureName, found: Vec<String> },
+    ColumnMissing { file: String, column: String, needed_by: String, found: Vec<String> },
     #[error(
         "column {column:?} of {file} is {found}; expected {expected}: convert it, or change features.json"
     )]
     ColumnType { file: String, column: String, found: String, expected: String },
+
+    #[error(
+        "lexical.json has no statistics of {columns}, which features.json or model.json needs; pack again"
+    )]
+    LexicalMissing { columns: String },
+    #[error("lexical.json's statistics of {columns} are not those of the items; pack again")]
+    LexicalStats { columns: String },
 
     // Items.
     #[error("{file} is not a readable parquet file: {detail}; write it again")]

@@ -234,6 +234,16 @@ pub(crate) fn ids(batch: &RecordBatch, file: &str) -> Result<Vec<ItemId>, Bundle
         .collect()
 }
 
+/// A text column, if there is one of that name.
+pub(crate) fn texts<'a>(batch: &'a RecordBatch, name: &str) -> Option<&'a StringArray> {
+    batch.column_by_name(name)?.as_any().downcast_ref()
+}
+
+/// The text of a row, if it has one.
+pub(crate) fn text(column: &StringArray, row: usize) -> Option<&str> {
+    column.is_valid(row).then(|| column.value(row))
+}
+
 fn to_column(column: &ArrayRef) -> Option<Column> {
     let any = column.as_any();
     if let Some(texts) = any.downcast_ref::<StringArray>() {

@@ -12,6 +12,7 @@ mod digest;
 mod error;
 mod items;
 mod journal;
+mod lexical;
 mod manifest;
 mod onnx;
 mod parts;
@@ -25,8 +26,10 @@ pub use bundle::{Bundle, Parts};
 pub use error::BundleError;
 pub use items::{Column, ItemTable, Vectors};
 pub use journal::Journal;
+pub use lexical::{FieldStats, LexicalStats, tokens};
 pub use manifest::{
-    EncoderSpec, FORMAT, FileEntry, InputBinding, Manifest, ModelSpec, RankerSpec, RetrievalSpec, shard_file,
+    EncoderSpec, FORMAT, FileEntry, InputBinding, Manifest, ModelSpec, Precision, RankerSpec, RetrievalSpec,
+    shard_file,
 };
 pub use parts::{Evaluation, FeatureSchema, GoldenRequest, LabelledQuery, Popular};
 pub use store::{BundleStore, S3Options, StoreOptions};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use endcap_types::{Digest, FeatureName, ModelName, ShardCount, ShardIndex};
+use endcap_types::{Digest, FeatureName, ModelName, RetrievalMode, ShardCount, ShardIndex};
 use serde::{Deserialize, Serialize};
 
 /// The format this build writes and the only one it reads.
@@ -92,8 +92,34 @@ pub struct EncoderSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetrievalSpec {
+    #[serde(default)]
+    pub mode: RetrievalMode,
     /// Items retrieved from the whole catalogue, then ranked.
     pub depth: u32,
+    /// Items of each list that are fused.
+    #[serde(default = "fused")]
+    pub list_depth: u32,
+    /// Text columns of the lexical list, read as one text in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lexical_columns: Vec<String>,
+    /// What vectors are scanned as.
+    #[serde(default)]
+    pub precision: Precision,
+}
+
+/// What vectors are scanned as. Scores are always those of the f32 vectors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    #[default]
+    F32,
+    F16,
+    Int8,
+}
+
+/// Reciprocal ranks beyond this add next to nothing.
+fn fused() -> u32 {
+    1000
 }
 
 /// Name of a shard's file in a bundle.
@@ -111,3 +137,4 @@ pub(crate) const POPULAR: &str = "popular.json";
 pub(crate) const GOLDEN: &str = "golden.jsonl";
 pub(crate) const EVALUATION: &str = "evaluation.json";
 pub(crate) const LABELS: &str = "labels.jsonl";
+pub(crate) const LEXICAL: &str = "lexical.json";

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use endcap_types::{FeatureName, FeatureSpec, FeatureValue, ItemId};
+use endcap_types::{FeatureName, FeatureSpec, FeatureValue, ItemId, Standing};
 use serde::{Deserialize, Serialize};
 
 /// `features.json`: every feature that the ranker reads.
@@ -44,6 +44,9 @@ pub struct GoldenRequest {
     #[serde(default)]
     pub query_vector: Option<Vec<f32>>,
     pub item_ids: Vec<ItemId>,
+    /// Where the items stand in the whole catalogue, if the ranker reads that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Standing>,
     /// By ONNX input, one row per item.
     pub inputs: BTreeMap<String, Vec<FeatureValue>>,
     /// One per item.

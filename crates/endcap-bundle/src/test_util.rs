@@ -11,12 +11,14 @@ use arrow::{
     array::{ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray},
     datatypes::{DataType, Field, Schema},
 };
-use endcap_types::{Compute, DType, FeatureName, FeatureSpec, FeatureValue, ShardCount};
+use endcap_types::{
+    Compute, DType, FeatureName, FeatureSpec, FeatureValue, RetrievalMode, Retriever, ShardCount, Standing,
+};
 use serde_json::json;
 
 use crate::{
     Bundle, BundleError, EncoderSpec, Evaluation, FeatureSchema, GoldenRequest, InputBinding, LabelledQuery,
-    ModelSpec, PackOptions, Popular, RankerSpec, RetrievalSpec, assemble, items,
+    ModelSpec, PackOptions, Popular, Precision, RankerSpec, RetrievalSpec, assemble, items,
 };
 
 /// What a tiny bundle is like. Equal options give equal bytes.
@@ -29,11 +31,20 @@ pub struct TinyOptions {
     pub variant: String,
     /// Multiplies every weight of the ranker: two scales differ in their scores.
     pub weight_scale: f32,
+    /// Unless dense, the ranker also reads where items stand in the whole catalogue's lists.
+    pub mode: RetrievalMode,
 }
 
 impl Default for TinyOptions {
     fn default() -> Self {
-        Self { items: 120, dim: 8, seed: 7, variant: "a".to_owned(), weight_scale: 1.0 }
+        Self {
+            items: 120,
+            dim: 8,
+            seed: 7,
+            variant: "a".to_owned(),
+            weight_scale: 1.0,
+            mode: RetrievalMode::Dense,
+        }
     }
 }
 
@@ -45,6 +56,13 @@ const DEPTH: u32 = 60;
 const WEIGHTS: [f32; 5] = [2.0, 0.25, 0.5, 0.125, 0.03125];
 const FEATURES: [&str; 5] =
     ["match.cosine", "match.overlap_name", "item.rating", "user.affinity", "context.hour"];
+/// The same for what follows from the whole catalogue's lists.
+const LIST_WEIGHTS: [f32; 4] = [1.0, 0.5, 0.25, 0.5];
+const LIST_FEATURES: [&str; 4] = ["match.rrf", "match.below_top", "match.over_top", "match.word_rank"];
+/// Items of each list.
+const LIST_DEPTH: u32 = 20;
+/// The best similarity, as golden requests have it.
+const GOLDEN_TOP: f32 = 0.5;
 /// Rating of items that have none.
 const DEFAULT_RATING: f32 = 3.0;
 
@@ -65,7 +83,7 @@ pub fn tiny_source(dir: &Path, options: &TinyOptions) -> Result<(), BundleError>
         std::fs::write(&path, bytes).map_err(BundleError::io("write", &path))
     };
     write("model.json", to_json(&tiny.spec())?)?;
-    write("features.json", to_json(&schema())?)?;
+    write("features.json", to_json(&schema(options.mode))?)?;
     write("ranker.onnx", models::ranker(&tiny.weights))?;
     write("encoder.onnx", models::encoder(&tiny.embeddings, options.dim))?;
     write("tokenizer.json", to_json(&models::tokenizer(&WORDS))?)?;
@@ -96,7 +114,8 @@ impl Tiny {
         let names = (0..options.items).map(|_| name(&mut random)).collect();
         let ratings = (0..options.items).map(|i| (i % 7 != 3).then(|| 1.0 + random.unit() * 4.0)).collect();
         let prices = (0..options.items).map(|_| (random.unit() * 100.0).round()).collect();
-        let weights = WEIGHTS.iter().map(|weight| weight * options.weight_scale).collect();
+        let listed = if options.mode == RetrievalMode::Dense { &[][..] } else { &LIST_WEIGHTS };
+        let weights = WEIGHTS.iter().chain(listed).map(|weight| weight * options.weight_scale).collect();
         Self { options: options.clone(), names, ratings, prices, weights, embeddings }
     }
 
@@ -123,7 +142,10 @@ impl Tiny {
     }
 
     fn spec(&self) -> ModelSpec {
-        let features = FEATURES.iter().map(|name| feature(name)).collect();
+        let listed = self.options.mode != RetrievalMode::Dense;
+        let also = if listed { &LIST_FEATURES[..] } else { &[] };
+        let features = FEATURES.iter().chain(also).map(|name| feature(name)).collect();
+        let words = if listed { vec!["name".to_owned(), "brand".to_owned()] } else { Vec::new() };
         ModelSpec {
             model: "tiny".parse().unwrap_or_else(|_| unreachable!("a valid name")),
             ranker: RankerSpec {
@@ -140,7 +162,13 @@ impl Tiny {
                 dim: self.options.dim,
                 max_tokens: 32,
             }),
-            retrieval: Some(RetrievalSpec { depth: DEPTH }),
+            retrieval: Some(RetrievalSpec {
+                mode: self.options.mode,
+                depth: DEPTH,
+                list_depth: LIST_DEPTH,
+                lexical_columns: words,
+                precision: Precision::F32,
+            }),
             lineage: BTreeMap::from([("variant".to_owned(), self.options.variant.clone())]),
         }
     }
@@ -151,7 +179,18 @@ impl Tiny {
         let words: std::collections::BTreeSet<_> = query.split_whitespace().collect();
         let overlap = words.iter().filter(|word| self.names[item].split(' ').any(|w| w == **word)).count();
         let overlap = u16::try_from(overlap).map_or(0.0, f32::from);
-        vec![cosine, overlap, self.ratings[item].unwrap_or(DEFAULT_RATING), given[0], given[1]]
+        let rating = self.ratings[item].unwrap_or(DEFAULT_RATING);
+        let mut row = vec![cosine, overlap, rating, given[0], given[1]];
+        if self.options.mode != RetrievalMode::Dense {
+            let [dense, lexical] = golden_ranks(item);
+            let inverse = |k: f32, rank: u32| {
+                let listed = (1..=LIST_DEPTH).contains(&rank);
+                if listed { 1.0 / (k + u16::try_from(rank).map_or(0.0, f32::from)) } else { 0.0 }
+            };
+            let fused = 60.0 * (inverse(60.0, dense) + inverse(60.0, lexical));
+            row.extend([fused, cosine - GOLDEN_TOP, 0.0, inverse(0.0, lexical)]);
+        }
+        row
     }
 
     fn golden(&self) -> Vec<GoldenRequest> {
@@ -172,6 +211,7 @@ impl Tiny {
                         (feature("context.hour"), FeatureValue::F32(vec![given[1]])),
                     ]),
                     query_vector: Some(query_vector),
+                    standing: self.golden_standing(&items),
                     item_ids: items.iter().map(|item| Self::id(*item)).collect(),
                     scores: rows.iter().map(score).collect(),
                     inputs: BTreeMap::from([(
@@ -181,6 +221,17 @@ impl Tiny {
                 }
             })
             .collect()
+    }
+
+    fn golden_standing(&self, items: &[usize]) -> Option<Standing> {
+        let ranks = |list: usize| items.iter().map(|item| golden_ranks(*item)[list]).collect();
+        (self.options.mode != RetrievalMode::Dense).then(|| Standing {
+            dense_top: GOLDEN_TOP,
+            // Nothing has a word of the query: what BM25 makes of the words is no business of this.
+            lexical_top: 0.0,
+            dense_ranks: ranks(0),
+            lexical_ranks: ranks(1),
+        })
     }
 
     fn labels(&self) -> Vec<LabelledQuery> {
@@ -237,7 +288,13 @@ impl Tiny {
     }
 }
 
-fn schema() -> FeatureSchema {
+/// Where golden requests place an item: some in neither list, some beyond where they are cut.
+fn golden_ranks(item: usize) -> [u32; 2] {
+    let rank = |step: usize| u32::try_from(item * step % 31).unwrap_or_default();
+    [rank(1), rank(7)]
+}
+
+fn schema(mode: RetrievalMode) -> FeatureSchema {
     let spec = |name: &str, default: f32, compute: Option<Compute>| FeatureSpec {
         name: feature(name),
         dtype: DType::F32,
@@ -247,7 +304,7 @@ fn schema() -> FeatureSchema {
         compute,
     };
     let overlap = Compute::TokenOverlap { column: "name".to_owned() };
-    FeatureSchema {
+    let mut schema = FeatureSchema {
         features: vec![
             spec("match.cosine", 0.0, Some(Compute::VectorScore)),
             spec("match.overlap_name", 0.0, Some(overlap)),
@@ -255,7 +312,19 @@ fn schema() -> FeatureSchema {
             spec("user.affinity", 0.0, None),
             spec("context.hour", 12.0, None),
         ],
+    };
+    if mode != RetrievalMode::Dense {
+        let word_rank = Compute::ReciprocalRank { list: Retriever::Lexical, depth: LIST_DEPTH };
+        let listed = [
+            Compute::ReciprocalRankFusion { k: 60, depth: LIST_DEPTH },
+            Compute::VectorBelowTop,
+            Compute::LexicalOverTop,
+            word_rank,
+        ];
+        let specs = LIST_FEATURES.iter().zip(listed).map(|(name, compute)| spec(name, 0.0, Some(compute)));
+        schema.features.extend(specs);
     }
+    schema
 }
 
 fn feature(name: &str) -> FeatureName {

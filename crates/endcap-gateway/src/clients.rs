@@ -162,8 +162,16 @@ impl FeatureSource for Remote {
 
 fn score_request(question: &Question, part: &Part) -> pb::ScoreRequest {
     let mode = match &part.work {
-        Work::Retrieve { depth } => Mode::Retrieve(pb::Retrieve { depth: *depth }),
-        Work::Rerank { item_ids } => Mode::Rerank(pb::Rerank { item_ids: item_ids.clone() }),
+        Work::Retrieve { depth, exclude } => {
+            Mode::Retrieve(pb::Retrieve { depth: *depth, exclude_item_ids: exclude.clone() })
+        }
+        Work::Rerank { item_ids, standing } => Mode::Rerank(pb::Rerank {
+            item_ids: item_ids.clone(),
+            standing: standing.clone().map(pb::Standing::from),
+        }),
+        Work::List { depth, exclude } => {
+            Mode::List(pb::List { depth: *depth, exclude_item_ids: exclude.clone() })
+        }
     };
     let column = |(name, value): (&FeatureName, &FeatureValue)| pb::FeatureColumn {
         name: name.to_string(),
@@ -185,13 +193,17 @@ fn score_request(question: &Question, part: &Part) -> pb::ScoreRequest {
 
 fn shard_answer(wire: pb::ScoreResponse, n_fields: usize) -> Result<ShardAnswer, String> {
     let n = wire.item_ids.len();
+    // A list is not ranked, and a ranking has no lists.
+    let or_zeros = |values: Vec<f32>| if values.is_empty() { vec![0.0; n] } else { values };
+    let lexical_scores = finite(&wire.lexical_scores)?;
+    let is_list = !lexical_scores.is_empty();
     let scores = finite(&wire.scores)?;
-    let mut retrieval_scores = finite(&wire.retrieval_scores)?;
-    if retrieval_scores.is_empty() {
-        retrieval_scores = vec![0.0; n];
-    }
+    let scores = if is_list { or_zeros(scores) } else { scores };
+    let retrieval_scores = or_zeros(finite(&wire.retrieval_scores)?);
+    let lexical_scores = or_zeros(lexical_scores);
     let fields: Vec<_> = wire.fields.into_iter().map(|column| column.values).collect();
-    let lengths = [scores.len(), retrieval_scores.len()].into_iter().chain(fields.iter().map(Vec::len));
+    let scored = [scores.len(), retrieval_scores.len(), lexical_scores.len()];
+    let lengths = scored.into_iter().chain(fields.iter().map(Vec::len));
     if let Some(other) = lengths.into_iter().find(|length| *length != n) {
         return Err(format!("{n} items beside a column of {other}"));
     }
@@ -202,6 +214,7 @@ fn shard_answer(wire: pb::ScoreResponse, n_fields: usize) -> Result<ShardAnswer,
         item_ids: wire.item_ids,
         scores,
         retrieval_scores,
+        lexical_scores,
         fields,
         items_considered: wire.items_considered,
         unknown: wire.unknown_item_ids,

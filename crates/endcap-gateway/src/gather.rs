@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What a worker accepts as depth.
-const DEEPEST: usize = 10_000;
+pub(crate) const DEEPEST: usize = 10_000;
 
 /// What came of asking the shards.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ impl Outcome {
     }
 }
 
-/// Each shard's part of a request. Excluded items may fill places of the shard's best, so that many more are retrieved.
+/// Each shard's part of a request.
 pub(crate) fn parts(asked: &Asked, placed: &Placed) -> Vec<Part> {
     let count = placed.parts.shard_count;
     if asked.is_rerank() {
@@ -55,19 +55,26 @@ pub(crate) fn parts(asked: &Asked, placed: &Placed) -> Vec<Part> {
         for id in &asked.candidates {
             by_shard.entry(shard_of(id, count)).or_default().push(id.clone());
         }
-        let part = |(shard, item_ids)| Part { shard, work: Work::Rerank { item_ids } };
+        let part = |(shard, item_ids)| Part { shard, work: Work::Rerank { item_ids, standing: None } };
         return by_shard.into_iter().map(part).collect();
     }
-    let mut excluded: BTreeMap<ShardIndex, usize> = BTreeMap::new();
-    for id in &asked.exclude {
-        *excluded.entry(shard_of(id, count)).or_default() += 1;
-    }
-    let depth = depth(asked, placed);
+    let mut excluded = excluded(asked, placed);
+    let depth = u32::try_from(depth(asked, placed).min(DEEPEST)).unwrap_or(u32::MAX);
     let part = |shard: ShardIndex| {
-        let depth = (depth + excluded.get(&shard).copied().unwrap_or_default()).min(DEEPEST);
-        Part { shard, work: Work::Retrieve { depth: u32::try_from(depth).unwrap_or(u32::MAX) } }
+        let exclude = excluded.remove(&shard).unwrap_or_default();
+        Part { shard, work: Work::Retrieve { depth, exclude } }
     };
     count.indices().map(part).collect()
+}
+
+/// What may not be shown, by the shard that could hold it; in order, so that equal requests are equal.
+pub(crate) fn excluded(asked: &Asked, placed: &Placed) -> BTreeMap<ShardIndex, Vec<ItemId>> {
+    let mut excluded: BTreeMap<ShardIndex, Vec<ItemId>> = BTreeMap::new();
+    for id in &asked.exclude {
+        excluded.entry(shard_of(id, placed.parts.shard_count)).or_default().push(id.clone());
+    }
+    excluded.values_mut().for_each(|ids| ids.sort_unstable());
+    excluded
 }
 
 /// The version's own depth, or as many as are wanted.

@@ -26,6 +26,7 @@ mod request;
 mod routed;
 mod routing;
 mod scatter;
+mod shortlist;
 
 pub use app::{App, Deps};
 pub use config::Config;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use endcap_fleet::{Route, RouteError, Target};
 use endcap_types::{
-    Arm, Compute, DegradationReason, FeatureName, FeatureValue, ModelName, VersionPin, Violations,
+    Arm, Compute, DegradationReason, FeatureName, FeatureValue, ModelName, Retriever, VersionPin, Violations,
 };
 
 use crate::{
@@ -92,15 +92,26 @@ impl Placed {
 
     /// Items to retrieve, if the version can retrieve.
     pub(crate) fn depth(&self) -> Option<u32> {
-        self.parts.spec.encoder.as_ref()?;
-        self.parts.spec.retrieval.as_ref().map(|retrieval| retrieval.depth)
+        let retrieval = self.parts.spec.retrieval.as_ref()?;
+        let can = self.parts.spec.encoder.is_some() || !retrieval.mode.reads(Retriever::Dense);
+        can.then_some(retrieval.depth)
+    }
+
+    /// Whether the request can do without its query's vector, if need be.
+    pub(crate) fn does_without_vector(&self, asked: &Asked) -> bool {
+        asked.is_rerank() || self.retrieves(Retriever::Lexical)
     }
 
     /// Length of the query's vector, if the request needs one: to retrieve, or for a feature of the ranker.
     pub(crate) fn dim(&self, asked: &Asked) -> Option<usize> {
         let encoder = self.parts.spec.encoder.as_ref()?;
-        let read = || self.parts.features.values().any(|spec| spec.compute == Some(Compute::VectorScore));
-        let needed = !asked.query.is_empty() && (!asked.is_rerank() || read());
-        needed.then_some(encoder.dim)
+        let reads = |compute: &Compute| compute.reads(Retriever::Dense);
+        let read = || self.parts.features.values().filter_map(|spec| spec.compute.as_ref()).any(reads);
+        let retrieved = !asked.is_rerank() && self.retrieves(Retriever::Dense);
+        (!asked.query.is_empty() && (retrieved || read())).then_some(encoder.dim)
+    }
+
+    fn retrieves(&self, retriever: Retriever) -> bool {
+        self.parts.spec.retrieval.as_ref().is_some_and(|retrieval| retrieval.mode.reads(retriever))
     }
 }

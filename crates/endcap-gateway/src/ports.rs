@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use endcap_service::{Deadline, RequestId, status::RemoteError};
-use endcap_types::{FeatureName, FeatureValue, ItemId, Namespace, ShardIndex, VersionPin};
+use endcap_types::{FeatureName, FeatureValue, ItemId, Namespace, ShardIndex, Standing, VersionPin};
 
 /// What every shard of one request is told alike.
 #[derive(Debug, Clone)]
@@ -22,19 +22,21 @@ pub(crate) struct Question {
 }
 
 /// One shard's part of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Part {
     pub(crate) shard: ShardIndex,
     pub(crate) work: Work,
 }
 
 /// What one shard is to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Work {
-    /// Retrieve the shard's best `depth` items, then rank them.
-    Retrieve { depth: u32 },
-    /// Rank these, which hash to the shard.
-    Rerank { item_ids: Vec<ItemId> },
+    /// Retrieve the shard's best `depth` items but for these, then rank them.
+    Retrieve { depth: u32, exclude: Vec<ItemId> },
+    /// Rank these, which hash to the shard and stand there in the whole catalogue, if that is known.
+    Rerank { item_ids: Vec<ItemId>, standing: Option<Standing> },
+    /// List the shard's best `depth` items but for these, by vector and by words, unranked.
+    List { depth: u32, exclude: Vec<ItemId> },
 }
 
 /// What one shard answered: columns of equal length, scores finite.
@@ -44,6 +46,8 @@ pub(crate) struct ShardAnswer {
     pub(crate) scores: Vec<f32>,
     /// As long as `scores`; zeros without a query vector.
     pub(crate) retrieval_scores: Vec<f32>,
+    /// As long as `scores`; zeros unless the shard was to list.
+    pub(crate) lexical_scores: Vec<f32>,
     /// One column for each of the question's fields, in that order.
     pub(crate) fields: Vec<Vec<String>>,
     pub(crate) items_considered: u64,

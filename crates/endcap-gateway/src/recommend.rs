@@ -25,6 +25,7 @@ use crate::{
     request::Asked,
     routing::{Routes, Routing},
     scatter::{Inquiry, Scatter},
+    shortlist::{self, Heard, Listing},
 };
 
 /// Ranks pages.
@@ -120,8 +121,8 @@ impl Recommend {
         let mut reasons: BTreeSet<_> = missing.into_iter().collect();
         let vector = match vector {
             Ok(vector) => vector,
-            Err(_) if asked.is_rerank() => {
-                // The ranker does without: its vector features get their defaults.
+            Err(_) if placed.does_without_vector(asked) => {
+                // The words are enough, and the ranker does without: its vector features get their defaults.
                 reasons.insert(DegradationReason::EncoderFailed);
                 Arc::default()
             }
@@ -141,14 +142,10 @@ impl Recommend {
             features,
             fields: asked.fields.clone(),
         };
-        let parts = gather::parts(asked, placed);
-        let inquiry = Inquiry {
-            question: &question,
-            parts: &parts,
-            minimum_items: gather::minimum_items(asked, placed),
-        };
-        let scatter = timed(self.scatter.run(route, inquiry, call));
-        let (replies, scatter_us) = scatter.instrument(tracing::info_span!("scatter")).await;
+        let asking = timed(self.ask(placement, route, &question, call));
+        let (heard, scatter_us) = asking.instrument(tracing::info_span!("scatter")).await;
+        let Heard { parts, replies, reasons: mut also } = heard;
+        reasons.append(&mut also);
         timing.scatter_us = scatter_us;
         // What the shards find wrong with the caller's columns is the caller's to mend; anything else is ours.
         for reply in &replies {
@@ -166,8 +163,22 @@ impl Recommend {
         Ok(outcome)
     }
 
-    /// The query's vector if the request needs one, else an empty one. A rerank can do without, so it does not spend
-    /// all of its time on it.
+    /// Asks every shard for its part: once, or first for its lists and then for the ranking.
+    async fn ask(&self, placement: &Placement<'_>, route: &Route, question: &Question, call: &Call) -> Heard {
+        let Placement { asked, placed, .. } = placement;
+        if let Some(plan) = shortlist::plan(asked, placed) {
+            let listing = Listing { scatter: &self.scatter, asked, placed, route, question };
+            return listing.run(&plan, call).await;
+        }
+        let parts = gather::parts(asked, placed);
+        let minimum_items = gather::minimum_items(asked, placed);
+        let inquiry = Inquiry { question, parts: &parts, minimum_items };
+        let replies = self.scatter.run(route, inquiry, call).await;
+        Heard { parts, replies, reasons: BTreeSet::new() }
+    }
+
+    /// The query's vector if the request needs one, else an empty one. A request that can do without does not
+    /// spend all of its time on it.
     async fn vector(
         &self,
         asked: &Asked,
@@ -178,7 +189,8 @@ impl Recommend {
         let Some(dim) = placed.dim(asked) else {
             return Ok(Arc::default());
         };
-        let share = if asked.is_rerank() { call.deadline.remaining() / 2 } else { call.deadline.remaining() };
+        let remaining = call.deadline.remaining();
+        let share = if placed.does_without_vector(asked) { remaining / 2 } else { remaining };
         let call = call.until(call.deadline.within(share));
         self.encoder.vector(route, dim, &asked.query, &call).await
     }

@@ -98,6 +98,7 @@ impl Scatter {
         let kind = match part.work {
             Work::Retrieve { .. } => Kind::Retrieve(part.shard),
             Work::Rerank { .. } => Kind::Rerank(part.shard),
+            Work::List { .. } => Kind::List(part.shard),
         };
         let wanted = Wanted { pin: &question.pin, kind };
         let answer = self

@@ -5,10 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use endcap_bundle::{FeatureSchema, RankerSpec};
-use endcap_types::{Compute, DType, FeatureName, FeatureSpec, FeatureValue, Namespace, Violations};
+use endcap_bundle::{FeatureSchema, LexicalStats, ModelSpec};
+use endcap_types::{DType, FeatureName, FeatureSpec, FeatureValue, Namespace, Standing, Violations};
 
-use crate::{InferError, LoadError, Tensor, TensorData, shard::ShardTable, text::QueryTokens};
+use crate::{
+    InferError, LoadError, Tensor, TensorData,
+    matching::{Lookup, Places},
+    shard::ShardTable,
+    text::QueryTokens,
+};
 
 /// Where a feature's numbers go.
 #[derive(Debug, Clone)]
@@ -16,6 +21,16 @@ pub(crate) struct Slot {
     pub(crate) input: usize,
     pub(crate) offset: usize,
     pub(crate) spec: FeatureSpec,
+}
+
+impl Slot {
+    /// The default of a feature of width 1.
+    pub(crate) fn default(&self) -> f32 {
+        match self.spec.default.clone().into_dtype(DType::F32) {
+            Some(FeatureValue::F32(values)) => values.first().copied().unwrap_or_default(),
+            _ => 0.0,
+        }
+    }
 }
 
 /// One model input.
@@ -35,12 +50,21 @@ pub(crate) struct Binding {
     pub(crate) given: Vec<Slot>,
     pub(crate) query: Vec<Slot>,
     pub(crate) matches: Vec<Slot>,
+    /// The whole catalogue's statistics.
+    pub(crate) lexical: LexicalStats,
+    /// The text columns of the lexical list; empty without one.
+    pub(crate) listed: Vec<String>,
 }
 
 impl Binding {
-    pub(crate) fn compile(ranker: &RankerSpec, schema: &FeatureSchema) -> Result<Self, LoadError> {
-        let mut binding = Self::default();
-        for (input, spec) in ranker.inputs.iter().enumerate() {
+    pub(crate) fn compile(
+        spec: &ModelSpec,
+        schema: &FeatureSchema,
+        lexical: LexicalStats,
+    ) -> Result<Self, LoadError> {
+        let listed = spec.retrieval.iter().flat_map(|retrieval| retrieval.lexical_columns.clone()).collect();
+        let mut binding = Self { lexical, listed, ..Self::default() };
+        for (input, spec) in spec.ranker.inputs.iter().enumerate() {
             let (mut width, mut dtype) = (0, DType::F32);
             for name in &spec.features {
                 let feature = schema.get(name).ok_or_else(|| LoadError::MissingFeature {
@@ -84,9 +108,10 @@ impl Binding {
         violations.or(())?;
         let tokens = QueryTokens::of(query);
         for slot in &self.query {
-            constants.push((slot.input, slot.offset, FeatureValue::F32(vec![count(tokens.count)])));
+            constants.push((slot.input, slot.offset, FeatureValue::F32(vec![count(tokens.all.len())])));
         }
-        Ok(QueryFeatures { constants, tokens, vector: vector.map(<[f32]>::to_vec) })
+        let vector = vector.map(<[f32]>::to_vec);
+        Ok(QueryFeatures { constants, tokens, vector, places: Places::default(), is_placed: false })
     }
 
     /// The rows of these items, ready for the model, in the memory of `spare` where that fits.
@@ -98,7 +123,8 @@ impl Binding {
         spare: Vec<Tensor>,
     ) -> Vec<Tensor> {
         let mut tensors = shard.rows_of(rows, spare);
-        let lookups = self.matches.iter().map(|slot| Lookup::of(slot, shard, query)).collect::<Vec<_>>();
+        let lookups = self.matches.iter().map(|slot| Lookup::of(slot, shard, query, &self.lexical));
+        let lookups: Vec<_> = lookups.collect();
         for (input, tensor) in tensors.iter_mut().enumerate() {
             for (_, offset, value) in query.constants.iter().filter(|(slot_input, ..)| *slot_input == input) {
                 write_everywhere(tensor, *offset, value);
@@ -122,59 +148,19 @@ impl Binding {
 pub struct QueryFeatures {
     /// Input, offset and numbers.
     constants: Vec<(usize, usize, FeatureValue)>,
-    tokens: QueryTokens,
-    vector: Option<Vec<f32>>,
+    pub(crate) tokens: QueryTokens,
+    pub(crate) vector: Option<Vec<f32>>,
+    pub(crate) places: Places,
+    /// Whether anybody said where items stand in the whole catalogue.
+    pub(crate) is_placed: bool,
 }
 
-/// A match feature made ready for one query on one shard.
-enum Lookup<'a> {
-    Constant(f32),
-    Vector(&'a [f32]),
-    Overlap { column: usize, tokens: Vec<u32> },
-    Missing { columns: Vec<usize>, tokens: Vec<u32>, nowhere: usize },
-    Negated { columns: Vec<usize>, tokens: Vec<u32> },
-}
-
-impl<'a> Lookup<'a> {
-    fn of(slot: &Slot, shard: &ShardTable, query: &'a QueryFeatures) -> Self {
-        let distinct = &query.tokens.distinct;
-        match &slot.spec.compute {
-            Some(Compute::VectorScore) => match &query.vector {
-                Some(vector) => Self::Vector(vector),
-                None => Self::Constant(0.0),
-            },
-            Some(Compute::TokenOverlap { column }) => {
-                Self::Overlap { column: shard.token_column(column), tokens: shard.known_tokens(distinct) }
-            }
-            Some(Compute::MissingTokens { columns }) => {
-                let tokens = shard.known_tokens(distinct);
-                let nowhere = distinct.len() - tokens.len();
-                Self::Missing { columns: shard.token_columns(columns), tokens, nowhere }
-            }
-            Some(Compute::NegatedOverlap { columns }) => Self::Negated {
-                columns: shard.token_columns(columns),
-                tokens: shard.known_tokens(&query.tokens.negated),
-            },
-            Some(Compute::TokenCount) | None => Self::Constant(0.0),
-        }
-    }
-
-    fn value(&self, shard: &ShardTable, row: u32) -> f32 {
-        let anywhere =
-            |columns: &[usize], token: u32| columns.iter().any(|column| shard.has_token(*column, row, token));
-        match self {
-            Self::Constant(value) => *value,
-            Self::Vector(vector) => shard.similarity(row, vector),
-            Self::Overlap { column, tokens } => {
-                count(tokens.iter().filter(|token| shard.has_token(*column, row, **token)).count())
-            }
-            Self::Missing { columns, tokens, nowhere } => {
-                count(nowhere + tokens.iter().filter(|token| !anywhere(columns, **token)).count())
-            }
-            Self::Negated { columns, tokens } => {
-                count(tokens.iter().filter(|token| anywhere(columns, **token)).count())
-            }
-        }
+impl QueryFeatures {
+    /// Tells where items stand in the whole catalogue; `item_ids` are those of the standing, in its order.
+    #[must_use]
+    pub fn placed(self, standing: &Standing, shard: &ShardTable, item_ids: &[String]) -> Self {
+        let rows = item_ids.iter().map(|item_id| shard.row_of(item_id));
+        Self { places: Places::of(standing, rows), is_placed: true, ..self }
     }
 }
 
@@ -216,6 +202,6 @@ fn write_everywhere(tensor: &mut Tensor, offset: usize, value: &FeatureValue) {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a query's tokens")]
-fn count(number: usize) -> f32 {
+pub(crate) fn count(number: usize) -> f32 {
     number as f32
 }

@@ -39,6 +39,8 @@ pub enum LoadError {
     MissingFeature { input: String, feature: String },
     #[error("{feature} needs the {expected} column {column:?}; the shard file has {found}")]
     Column { feature: String, column: String, expected: &'static str, found: String },
+    #[error("lexical.json has no statistics of {columns}, which {needed_by} needs; pack the bundle again")]
+    Lexical { columns: String, needed_by: String },
     #[error("{feature} needs item vectors of {expected} numbers; the shard file has {found}")]
     Vectors { feature: String, expected: String, found: String },
     #[error(

@@ -138,6 +138,10 @@ fn check_rows(model: &VersionModel, at: &At<'_>, shard: &ShardTable) -> Result<(
     let query = model
         .query_features(&request.query, request.query_vector.as_deref(), request.features.clone())
         .map_err(|error| at.mismatch("the request's features", "features of the ranker", error))?;
+    let query = match &request.standing {
+        Some(standing) => query.placed(standing, shard, &request.item_ids),
+        None => query,
+    };
     let rows: Vec<u32> = mine.iter().map(|(_, row)| *row).collect();
     let assembled = model.binding().assemble(shard, &rows, &query, Vec::new());
     for (input, tensor) in model.binding().inputs.iter().zip(&assembled) {

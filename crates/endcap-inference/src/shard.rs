@@ -2,17 +2,17 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
 };
 
-use endcap_bundle::{Column, ItemTable, Vectors};
+use endcap_bundle::{Column, ItemTable, Precision};
 use endcap_types::{Compute, DType, FeatureValue, ItemId};
 
 use crate::{
-    LoadError, Tensor, TensorData,
+    LoadError, QueryFeatures, Tensor, TensorData,
     binding::{Binding, Slot},
-    scan,
-    text::{TokenColumn, Vocabulary},
+    index::VectorIndex,
+    words::Words,
 };
 
 /// The items of one shard, ready to be found and ranked.
@@ -22,15 +22,28 @@ pub struct ShardTable {
     ids: Vec<ItemId>,
     rows: HashMap<ItemId, u32>,
     columns: BTreeMap<String, Column>,
-    vectors: Option<Vectors>,
+    vectors: Option<VectorIndex>,
     /// Per model input: every item's row with the item's own columns in place.
     templates: Vec<Tensor>,
-    vocabulary: Vocabulary,
-    token_columns: Vec<(String, TokenColumn)>,
+    words: Words,
+}
+
+/// An item in a shard's lists, with its score in either.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Listed {
+    pub row: u32,
+    /// Inner product with the query's vector; 0 without one.
+    pub dense: f32,
+    /// BM25 over the version's lexical columns; 0 without any.
+    pub lexical: f32,
 }
 
 impl ShardTable {
-    pub(crate) fn build(binding: &Binding, table: ItemTable) -> Result<Self, LoadError> {
+    pub(crate) fn build(
+        binding: &Binding,
+        table: ItemTable,
+        precision: Precision,
+    ) -> Result<Self, LoadError> {
         let mut templates: Vec<Tensor> = binding
             .inputs
             .iter()
@@ -46,29 +59,23 @@ impl ShardTable {
         for slot in &binding.items {
             lay_out(&mut templates[slot.input], slot, &table)?;
         }
-        let (mut vocabulary, mut token_columns) =
-            (Vocabulary::default(), Vec::<(String, TokenColumn)>::new());
-        for slot in &binding.matches {
-            if matches!(slot.spec.compute, Some(Compute::VectorScore))
-                && table.vectors.is_none()
-                && !table.is_empty()
-            {
-                return Err(LoadError::Vectors {
-                    feature: slot.spec.name.to_string(),
-                    expected: "some".to_owned(),
-                    found: "none".to_owned(),
-                });
-            }
-            for name in text_columns(slot) {
-                if token_columns.iter().all(|(known, _)| known != name) {
-                    let column = tokenized(slot, name, &table, &mut vocabulary)?;
-                    token_columns.push((name.clone(), column));
-                }
-            }
+        let reads_vectors =
+            |slot: &&Slot| matches!(slot.spec.compute, Some(Compute::VectorScore | Compute::VectorBelowTop));
+        if let Some(slot) = binding.matches.iter().find(reads_vectors)
+            && table.vectors.is_none()
+            && !table.is_empty()
+        {
+            return Err(LoadError::Vectors {
+                feature: slot.spec.name.to_string(),
+                expected: "some".to_owned(),
+                found: "none".to_owned(),
+            });
         }
+        let words = Words::build(binding, &table)?;
         let rows = table.ids.iter().cloned().zip(0..).collect();
         let ItemTable { ids, columns, vectors } = table;
-        Ok(Self { ids, rows, columns, vectors, templates, vocabulary, token_columns })
+        let vectors = vectors.map(|vectors| VectorIndex::new(vectors, precision));
+        Ok(Self { ids, rows, columns, vectors, templates, words })
     }
 
     pub fn len(&self) -> usize {
@@ -106,24 +113,44 @@ impl ShardTable {
         }
     }
 
-    /// The `depth` most similar items and their similarity, best first, ties by item id.
-    pub fn retrieve(&self, vector: &[f32], depth: usize) -> Vec<(u32, f32)> {
-        self.vectors.as_ref().map_or_else(Vec::new, |vectors| scan::top(&vectors.data, vector, depth))
+    /// The `depth` most similar items and their similarity, best first, ties by item id. Excluded ones don't count.
+    pub fn retrieve(&self, vector: &[f32], depth: usize, excluded: &HashSet<u32>) -> Vec<(u32, f32)> {
+        self.vectors.as_ref().map_or_else(Vec::new, |vectors| vectors.top(vector, depth, excluded))
+    }
+
+    /// The `depth` best items by the query's vector and the `depth` best by its words, as far as there are any, each
+    /// with both scores. Excluded ones don't count.
+    pub fn list(&self, query: &QueryFeatures, depth: usize, excluded: &HashSet<u32>) -> Vec<Listed> {
+        let words = self.known_tokens(&query.tokens.all);
+        let field = self.lexical_field(self.listed_columns());
+        let vector = query.vector.as_deref();
+        let dense = vector.map_or_else(Vec::new, |vector| self.retrieve(vector, depth, excluded));
+        let lexical = field.map_or_else(Vec::new, |field| {
+            self.words.fields[field].top(&words, depth, |row| !excluded.contains(&row))
+        });
+        let seen: HashSet<u32> = dense.iter().map(|(row, _)| *row).collect();
+        let also = lexical.iter().filter(|(row, _)| !seen.contains(row)).map(|(row, _)| *row);
+        let rows = dense.iter().map(|(row, _)| *row).chain(also);
+        rows.map(|row| Listed {
+            row,
+            dense: vector.map_or(0.0, |vector| self.similarity(row, vector)),
+            lexical: field.map_or(0.0, |field| self.bm25(field, row, &words)),
+        })
+        .collect()
     }
 
     /// Length of the vectors, if items have any.
     pub fn dim(&self) -> Option<usize> {
-        self.vectors.as_ref().map(|vectors| vectors.dim)
+        self.vectors.as_ref().map(VectorIndex::dim)
     }
 
     /// What it takes, within a few percent.
     pub fn memory_bytes(&self) -> u64 {
         let ids: u64 = self.ids.iter().map(|id| 2 * (id.len() as u64 + 24) + 16).sum();
         let columns: u64 = self.columns.values().map(column_bytes).sum();
-        let vectors = self.vectors.as_ref().map_or(0, |vectors| vectors.data.len() as u64 * 4);
+        let vectors = self.vectors.as_ref().map_or(0, VectorIndex::bytes);
         let templates: u64 = self.templates.iter().map(tensor_bytes).sum();
-        let tokens: u64 = self.token_columns.iter().map(|(_, column)| column.bytes()).sum();
-        ids + columns + vectors + templates + tokens + self.vocabulary.bytes()
+        ids + columns + vectors + templates + self.words.bytes()
     }
 
     /// Copies of these items' rows, per input, in the memory of `spare` where that fits.
@@ -154,48 +181,47 @@ impl ShardTable {
 
     /// Inner product of an item's vector and `vector`, which must be [`ShardTable::dim`] long; 0 without vectors.
     pub fn similarity(&self, row: u32, vector: &[f32]) -> f32 {
-        let Some(vectors) = &self.vectors else { return 0.0 };
-        let start = row as usize * vectors.dim;
-        scan::dot(&vectors.data[start..start + vectors.dim], vector)
+        self.vectors.as_ref().map_or(0.0, |vectors| vectors.similarity(row, vector))
     }
 
-    /// Index of a text column that a match feature reads; all of them were tokenized at load.
-    pub(crate) fn token_column(&self, name: &str) -> usize {
-        self.token_columns.iter().position(|(known, _)| known == name).unwrap_or(usize::MAX)
-    }
-
+    /// Indices of text columns that a match feature reads; all of them were tokenized at load.
     pub(crate) fn token_columns(&self, names: &[String]) -> Vec<usize> {
-        names.iter().map(|name| self.token_column(name)).collect()
+        let known = |name: &String| self.words.columns.iter().position(|(known, _)| known == name);
+        names.iter().filter_map(known).collect()
     }
 
     pub(crate) fn known_tokens(&self, tokens: &[String]) -> Vec<u32> {
-        self.vocabulary.known(tokens)
+        self.words.vocabulary.known(tokens)
+    }
+
+    pub(crate) fn known_token(&self, token: &str) -> Option<u32> {
+        self.words.vocabulary.number(token)
     }
 
     pub(crate) fn has_token(&self, column: usize, row: u32, token: u32) -> bool {
-        self.token_columns.get(column).is_some_and(|(_, column)| column.has(row, token))
+        self.words.columns.get(column).is_some_and(|(_, column)| column.has(row, token))
     }
-}
 
-fn text_columns(slot: &Slot) -> Vec<&String> {
-    match &slot.spec.compute {
-        Some(Compute::TokenOverlap { column }) => vec![column],
-        Some(Compute::MissingTokens { columns } | Compute::NegatedOverlap { columns }) => {
-            columns.iter().collect()
-        }
-        Some(Compute::VectorScore | Compute::TokenCount) | None => Vec::new(),
+    pub(crate) fn joined_column(&self, name: &str) -> usize {
+        self.words.joined.iter().position(|(known, _)| known == name).unwrap_or(usize::MAX)
     }
-}
 
-fn tokenized(
-    slot: &Slot,
-    name: &str,
-    table: &ItemTable,
-    vocabulary: &mut Vocabulary,
-) -> Result<TokenColumn, LoadError> {
-    match table.columns.get(name) {
-        Some(Column::Text(texts)) => Ok(TokenColumn::of(texts, vocabulary)),
-        found => Err(wrong_column(slot, name, "text", found)),
+    /// A text column's tokens, joined by spaces.
+    pub(crate) fn joined(&self, column: usize, row: u32) -> &str {
+        self.words.joined.get(column).map_or("", |(_, texts)| &texts[row as usize])
+    }
+
+    /// Columns of the lexical list; empty without one.
+    pub(crate) fn listed_columns(&self) -> &[String] {
+        &self.words.listed
+    }
+
+    pub(crate) fn lexical_field(&self, columns: &[String]) -> Option<usize> {
+        self.words.fields.iter().position(|field| field.columns() == columns)
+    }
+
+    pub(crate) fn bm25(&self, field: usize, row: u32, tokens: &[u32]) -> f32 {
+        self.words.fields[field].score(row, tokens)
     }
 }
 
@@ -221,15 +247,24 @@ fn lay_out(template: &mut Tensor, slot: &Slot, table: &ItemTable) -> Result<(), 
                 row[slot.offset] = value.unwrap_or(default[0]);
             }
         }
-        (TensorData::F32(_), found, _) => return Err(wrong_column(slot, name, "f32 or i64", found)),
-        (TensorData::I64(_), found, _) => return Err(wrong_column(slot, name, "i64", found)),
+        (TensorData::F32(_), found, _) => {
+            return Err(wrong_column(slot.spec.name.as_str(), name, "f32 or i64", found));
+        }
+        (TensorData::I64(_), found, _) => {
+            return Err(wrong_column(slot.spec.name.as_str(), name, "i64", found));
+        }
     }
     Ok(())
 }
 
-fn wrong_column(slot: &Slot, column: &str, expected: &'static str, found: Option<&Column>) -> LoadError {
+pub(crate) fn wrong_column(
+    needed_by: &str,
+    column: &str,
+    expected: &'static str,
+    found: Option<&Column>,
+) -> LoadError {
     LoadError::Column {
-        feature: slot.spec.name.to_string(),
+        feature: needed_by.to_owned(),
         column: column.to_owned(),
         expected,
         found: found.map_or("no such column", Column::kind).to_owned(),

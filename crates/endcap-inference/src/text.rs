@@ -1,19 +1,11 @@
-//! Tokens for `match.*` features: lower-cased, maximal runs of `[a-z0-9]`.
+//! The tokens of queries and items, for `match.*` features.
 
 use std::collections::HashMap;
 
+use endcap_bundle::tokens;
+
 /// Words after which a shopper names what they do *not* want.
 const NEGATIONS: [&str; 3] = ["without", "no", "not"];
-
-/// The tokens of a text, repeats included.
-pub(crate) fn tokens(text: &str) -> Vec<String> {
-    let lower = text.to_lowercase();
-    lower
-        .split(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit())
-        .filter(|token| !token.is_empty())
-        .map(str::to_owned)
-        .collect()
-}
 
 /// A query's tokens, as the features need them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,8 +14,8 @@ pub(crate) struct QueryTokens {
     pub(crate) distinct: Vec<String>,
     /// Distinct tokens that follow a negation.
     pub(crate) negated: Vec<String>,
-    /// All, repeats counted.
-    pub(crate) count: usize,
+    /// All, in order of appearance.
+    pub(crate) all: Vec<String>,
 }
 
 impl QueryTokens {
@@ -31,7 +23,7 @@ impl QueryTokens {
         let mut found = Self::default();
         let mut negating = false;
         for token in tokens(query) {
-            found.count += 1;
+            found.all.push(token.clone());
             if NEGATIONS.contains(&token.as_str()) {
                 negating = true;
             } else if negating && !found.negated.contains(&token) {
@@ -62,9 +54,26 @@ impl Vocabulary {
         *self.0.entry(token).or_insert(next)
     }
 
+    pub(crate) fn number(&self, token: &str) -> Option<u32> {
+        self.0.get(token).copied()
+    }
+
     /// Numbers of the tokens that any item has.
     pub(crate) fn known(&self, tokens: &[String]) -> Vec<u32> {
         tokens.iter().filter_map(|token| self.0.get(token).copied()).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All tokens, in the order of their numbers.
+    pub(crate) fn by_number(&self) -> Vec<&str> {
+        let mut tokens = vec![""; self.0.len()];
+        for (token, number) in &self.0 {
+            tokens[*number as usize] = token;
+        }
+        tokens
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -102,17 +111,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_lower_cased_runs_of_letters_and_digits() {
-        assert_eq!(tokens("Red-Kettle, 1.8 l (ÉMAIL)"), ["red", "kettle", "1", "8", "l", "mail"]);
-        assert!(tokens(" \u{0}…").is_empty());
-    }
-
-    #[test]
     fn negated_tokens_follow_a_negation() {
         let query = QueryTokens::of("kettle without red red lid");
         assert_eq!(query.distinct, ["kettle", "without", "red", "lid"]);
         assert_eq!(query.negated, ["red", "lid"]);
-        assert_eq!(query.count, 5);
+        assert_eq!(query.all.len(), 5);
     }
 
     #[test]

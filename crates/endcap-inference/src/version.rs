@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use endcap_bundle::{Bundle, GoldenRequest, ItemTable};
+use endcap_bundle::{Bundle, GoldenRequest, ItemTable, Precision};
 use endcap_types::{DType, FeatureName, FeatureValue};
 
 use crate::{
@@ -59,13 +59,14 @@ pub struct VersionModel {
     encoder: Option<Encoder>,
     signatures: Signatures,
     memory_bytes: u64,
+    precision: Precision,
 }
 
 impl VersionModel {
     /// Loads, binds and warms the models. Blocking. The bundle's files must have been verified.
     pub fn load(runtime: &Runtime, bundle: &Bundle, options: &ModelOptions) -> Result<Self, LoadError> {
         let spec = bundle.spec();
-        let binding = Binding::compile(&spec.ranker, &bundle.features()?)?;
+        let binding = Binding::compile(spec, &bundle.features()?, bundle.lexical()?)?;
         let largest = if runtime.is_cuda() { options.max_batch_rows_cuda } else { options.max_batch_rows };
         let ranker = Executor::start(
             runtime,
@@ -87,7 +88,8 @@ impl VersionModel {
         let files = spec.encoder.iter().map(|encoder| &encoder.file).chain([&spec.ranker.file]);
         let sizes = files.filter_map(|file| bundle.manifest().files.get(file)).map(|entry| entry.size);
         let memory_bytes = sizes.sum::<u64>() * options.threads.max(1) as u64;
-        let model = Self { binding, ranker, encoder, signatures, memory_bytes };
+        let precision = spec.retrieval.as_ref().map_or(Precision::F32, |retrieval| retrieval.precision);
+        let model = Self { binding, ranker, encoder, signatures, memory_bytes, precision };
         let golden = bundle.golden()?;
         in_background(|| {
             model.warm_up(&spec.ranker.file, largest)?;
@@ -112,9 +114,9 @@ impl VersionModel {
         if width == 1 { Ok(()) } else { Err(refused(format!("{width} scores per row; expected 1"))) }
     }
 
-    /// Lays a shard's items out for this ranker.
+    /// Lays a shard's items out for this ranker, and for the version's own way to scan vectors.
     pub fn bind(&self, table: ItemTable) -> Result<ShardTable, LoadError> {
-        let shard = ShardTable::build(&self.binding, table)?;
+        let shard = ShardTable::build(&self.binding, table, self.precision)?;
         match (self.dim(), shard.dim()) {
             (Some(expected), Some(found)) if expected != found && !shard.is_empty() => {
                 Err(LoadError::Vectors {

@@ -1,7 +1,10 @@
 //! The tiny bundle on the real ONNX Runtime.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use endcap_bundle::{
     Bundle, PackOptions, assemble,
@@ -14,7 +17,8 @@ use endcap_bundle::{
 use endcap_inference::{
     InferError, LoadError, ModelOptions, Runtime, RuntimeOptions, ShardTable, VersionModel,
 };
-use endcap_types::{FeatureValue, ShardCount};
+use endcap_inference::{InferError, ModelOptions, Runtime, RuntimeOptions, ShardTable, VersionModel};
+use endcap_types::{FeatureValue, RetrievalMode, ShardCount};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -61,12 +65,30 @@ fn soon() -> Instant {
 
 #[test]
 fn golden_requests_are_answered_as_recorded() {
-    let (_folder, bundle) = bundle(&TinyOptions::default(), 3);
+    // With lists, the recorded rows hold what the shards make of the recorded standing.
+    for mode in [RetrievalMode::Dense, RetrievalMode::Fused] {
+        let (_folder, bundle) = bundle(&TinyOptions { mode, ..TinyOptions::default() }, 3);
+        let (model, tables) = load(&bundle);
+        let golden = bundle.golden().unwrap();
+        model.check_golden(&golden, None).unwrap();
+        for table in &tables {
+            model.check_golden(&golden, Some(table)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn items_are_listed_by_vector_and_by_words_with_both_scores() {
+    let (_folder, bundle) = bundle(&TinyOptions { mode: RetrievalMode::Fused, ..TinyOptions::default() }, 1);
     let (model, tables) = load(&bundle);
-    let golden = bundle.golden().unwrap();
-    model.check_golden(&golden, None).unwrap();
-    for table in &tables {
-        model.check_golden(&golden, Some(table)).unwrap();
+    let vector = bundle.golden().unwrap()[0].query_vector.clone().unwrap();
+    let query = model.query_features("red kettle", Some(&vector), BTreeMap::new()).unwrap();
+    let listed = tables[0].list(&query, 20, &HashSet::from([3]));
+    assert!((20..=40).contains(&listed.len()), "two lists of 20 that may overlap: {}", listed.len());
+    assert!(listed.iter().all(|item| item.row != 3));
+    assert!(listed.iter().filter(|item| item.lexical > 0.0).count() >= 20);
+    for item in &listed {
+        assert_eq!(item.dense, tables[0].similarity(item.row, &vector));
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use endcap_types::{
-    Arm, Coverage, DegradationReason, Digest, ModelName, Quality, Rung, StageTiming, Version, VersionPin,
+    Arm, Coverage, DegradationReason, Digest, ModelName, Quality, Rung, StageTiming, Standing, Version,
+    VersionPin,
 };
 use thiserror::Error;
 
@@ -117,5 +118,19 @@ impl From<Quality> for pb::Quality {
             degradation_reasons: reasons.into_iter().map(|r| pb::DegradationReason::from(r).into()).collect(),
             timing: Some(quality.timing.into()),
         }
+    }
+}
+
+impl From<Standing> for pb::Standing {
+    fn from(standing: Standing) -> Self {
+        let Standing { dense_top, lexical_top, dense_ranks, lexical_ranks } = standing;
+        Self { dense_top, lexical_top, dense_ranks, lexical_ranks }
+    }
+}
+
+impl From<pb::Standing> for Standing {
+    fn from(wire: pb::Standing) -> Self {
+        let pb::Standing { dense_top, lexical_top, dense_ranks, lexical_ranks } = wire;
+        Self { dense_top, lexical_top, dense_ranks, lexical_ranks }
     }
 }

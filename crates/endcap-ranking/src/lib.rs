@@ -5,11 +5,13 @@
 
 mod arms;
 mod coverage;
+mod fusion;
 mod ladder;
 mod merge;
 pub mod quality;
 
 pub use arms::arm;
 pub use coverage::CoverageBuilder;
+pub use fusion::{CatalogueLists, Listed, PoolOptions, RRF_K, reciprocal_rank_fusion};
 pub use ladder::{Estimates, plan};
 pub use merge::{Scored, fallback, merge_ranked, merge_retrieved};

@@ -1,8 +1,12 @@
 //! Retrieving and ranking on one shard.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
 
-use endcap_inference::{QueryFeatures, ShardTable, VersionModel};
+use endcap_inference::{Listed, QueryFeatures, ShardTable, VersionModel};
 use endcap_proto::{
     columns,
     pb::{self, score_request::Mode},
@@ -27,6 +31,7 @@ pub(crate) struct Score {
 /// A request whose every field has been checked.
 struct Work {
     pin: VersionPin,
+    shard: u32,
     mode: Mode,
     query: QueryFeatures,
     vector: Option<Vec<f32>>,
@@ -67,12 +72,15 @@ impl Score {
         let started = Instant::now();
         let found = match &work.mode {
             Mode::Retrieve(retrieve) => {
-                let depth = (retrieve.depth as usize).min(DEEPEST);
-                self.retrieve(&table, work.vector.clone().unwrap_or_default(), depth, deadline)
-                    .instrument(tracing::info_span!("retrieve"))
-                    .await?
+                let vector = work.vector.clone().unwrap_or_default();
+                let retrieved = self.retrieve(&table, vector, retrieve, deadline);
+                retrieved.instrument(tracing::info_span!("retrieve")).await?
             }
             Mode::Rerank(rerank) => look_up(&table, &rerank.item_ids, work.vector.as_deref()),
+            Mode::List(list) => {
+                let listed = self.list(&table, &work, list, deadline);
+                return listed.instrument(tracing::info_span!("list")).await;
+            }
         };
         let retrieve_us = micros(started.elapsed());
         let ranked = model.rank(&table, &found.rows, &work.query, deadline.instant());
@@ -86,6 +94,7 @@ impl Score {
             fields: work.fields.iter().map(|field| text_column(&table, field, &found.rows)).collect(),
             items_considered: found.considered,
             unknown_item_ids: found.unknown,
+            lexical_scores: columns::encode_f32(&[]),
             timing: Some(pb::ShardTiming {
                 queue_us: micros(ranked.queued),
                 retrieve_us,
@@ -99,22 +108,66 @@ impl Score {
         &self,
         table: &Arc<ShardTable>,
         vector: Vec<f32>,
-        depth: usize,
+        retrieve: &pb::Retrieve,
         deadline: Deadline,
     ) -> Result<Found, WorkError> {
-        let ended = |detail: String| WorkError::ScanEnded { detail };
-        let place = tokio::time::timeout_at(deadline.instant(), Arc::clone(&self.scans).acquire_owned());
-        let place = place.await.map_err(|_elapsed| WorkError::Expired)?.map_err(|e| ended(e.to_string()))?;
-        let scanned = Arc::clone(table);
-        let scan = tokio::task::spawn_blocking(move || {
-            let _place = place;
-            // Nobody waits any more: the scan is not begun.
-            (!deadline.is_expired()).then(|| scanned.retrieve(&vector, depth))
-        });
-        let best = scan.await.map_err(|e| ended(e.to_string()))?.ok_or(WorkError::Expired)?;
+        let (scanned, depth) = (Arc::clone(table), retrieve.depth as usize);
+        let excluded = rows(table, &retrieve.exclude_item_ids);
+        let best = self.scan(deadline, move || scanned.retrieve(&vector, depth, &excluded)).await?;
         let (rows, similarities) = best.into_iter().unzip();
         Ok(Found { rows, similarities, considered: table.len() as u64, unknown: Vec::new() })
     }
+
+    /// The shard's lists, unranked.
+    async fn list(
+        &self,
+        table: &Arc<ShardTable>,
+        work: &Work,
+        list: &pb::List,
+        deadline: Deadline,
+    ) -> Result<pb::ScoreResponse, WorkError> {
+        let started = Instant::now();
+        let (scanned, query, depth) = (Arc::clone(table), work.query.clone(), list.depth as usize);
+        let excluded = rows(table, &list.exclude_item_ids);
+        let listed = self.scan(deadline, move || scanned.list(&query, depth, &excluded)).await?;
+        let column =
+            |score: fn(&Listed) -> f32| columns::encode_f32(&listed.iter().map(score).collect::<Vec<_>>());
+        Ok(pb::ScoreResponse {
+            pin: Some((&work.pin).into()),
+            shard: work.shard,
+            item_ids: listed.iter().map(|item| table.item_id(item.row).to_owned()).collect(),
+            retrieval_scores: column(|item| item.dense),
+            lexical_scores: column(|item| item.lexical),
+            items_considered: table.len() as u64,
+            timing: Some(pb::ShardTiming {
+                retrieve_us: micros(started.elapsed()),
+                ..pb::ShardTiming::default()
+            }),
+            ..pb::ScoreResponse::default()
+        })
+    }
+
+    /// Looks through the index on a thread that may block, once there is room.
+    async fn scan<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        look: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkError> {
+        let ended = |detail: String| WorkError::ScanEnded { detail };
+        let place = tokio::time::timeout_at(deadline.instant(), Arc::clone(&self.scans).acquire_owned());
+        let place = place.await.map_err(|_elapsed| WorkError::Expired)?.map_err(|e| ended(e.to_string()))?;
+        let scan = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            // Nobody waits any more: the scan is not begun.
+            (!deadline.is_expired()).then(look)
+        });
+        scan.await.map_err(|e| ended(e.to_string()))?.ok_or(WorkError::Expired)
+    }
+}
+
+/// The rows of these items that the shard has.
+fn rows(table: &ShardTable, item_ids: &[String]) -> HashSet<u32> {
+    item_ids.iter().filter_map(|item_id| table.row_of(item_id)).collect()
 }
 
 /// The version that a request names.
@@ -146,25 +199,49 @@ fn checked(
                 .push(format!("fields[{i}]"), format!("no column {field:?}; there are {}", known.join(", ")));
         }
     }
-    let mode = match request.mode {
-        Some(Mode::Retrieve(retrieve)) => {
-            if vector.is_none() && violations.is_empty() {
-                violations.push("query_vector", "is empty; retrieval needs one");
-            }
-            if retrieve.depth == 0 || retrieve.depth as usize > DEEPEST {
-                violations.push("retrieve.depth", format!("is {}; expected 1 to {DEEPEST}", retrieve.depth));
-            }
-            Some(Mode::Retrieve(retrieve))
-        }
-        Some(mode) => Some(mode),
-        None => {
-            violations.push("mode", "is missing; expected retrieve or rerank");
-            None
+    let mode = checked_mode(request.mode, vector.is_some(), &mut violations);
+    let mode = violations.or(mode)?.unwrap_or_else(|| Mode::Rerank(pb::Rerank::default()));
+    let mut query = model.query_features(&request.query, vector.as_deref(), given)?;
+    if let Mode::Rerank(pb::Rerank { item_ids, standing: Some(standing) }) = &mode {
+        query = query.placed(&standing.clone().into(), table, item_ids);
+    }
+    Ok(Work { pin, shard: request.shard, mode, query, vector, fields: request.fields })
+}
+
+fn checked_mode(mode: Option<Mode>, has_vector: bool, violations: &mut Violations) -> Option<Mode> {
+    let mut depth = |field: &str, depth: u32| {
+        if depth == 0 || depth as usize > DEEPEST {
+            violations.push(field, format!("is {depth}; expected 1 to {DEEPEST}"));
         }
     };
-    let mode = violations.or(mode)?.unwrap_or_else(|| Mode::Rerank(pb::Rerank::default()));
-    let query = model.query_features(&request.query, vector.as_deref(), given)?;
-    Ok(Work { pin, mode, query, vector, fields: request.fields })
+    match &mode {
+        Some(Mode::Retrieve(retrieve)) => {
+            depth("retrieve.depth", retrieve.depth);
+            if !has_vector && violations.is_empty() {
+                violations.push("query_vector", "is empty; retrieval needs one");
+            }
+        }
+        Some(Mode::List(list)) => depth("list.depth", list.depth),
+        Some(Mode::Rerank(rerank)) => {
+            if let Some(standing) = &rerank.standing {
+                check_standing(standing, rerank.item_ids.len(), violations);
+            }
+        }
+        None => violations.push("mode", "is missing; expected retrieve, rerank or list"),
+    }
+    mode
+}
+
+fn check_standing(standing: &pb::Standing, items: usize, violations: &mut Violations) {
+    let ranks = [("dense_ranks", &standing.dense_ranks), ("lexical_ranks", &standing.lexical_ranks)];
+    for (name, ranks) in ranks.into_iter().filter(|(_, ranks)| ranks.len() != items) {
+        let text = format!("has {} numbers; expected {items}, one per item", ranks.len());
+        violations.push(format!("rerank.standing.{name}"), text);
+    }
+    let tops = [("dense_top", standing.dense_top), ("lexical_top", standing.lexical_top)];
+    for (name, top) in tops.into_iter().filter(|(_, top)| !top.is_finite()) {
+        violations.push(format!("rerank.standing.{name}"), format!("is {top}"));
+    }
 }
 
 fn query_vector(bytes: &[u8], model: &VersionModel, violations: &mut Violations) -> Option<Vec<f32>> {

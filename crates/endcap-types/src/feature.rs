@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::Retriever;
+
 /// Where a feature's value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Namespace {
@@ -184,18 +186,96 @@ impl FeatureSpec {
     }
 }
 
-/// The closed set of features that a shard computes itself. Tokens are the lower-cased runs of `[a-z0-9]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The closed set of features that a shard computes itself. Tokens are the lower-cased runs of `[a-z0-9]`; several
+/// columns are read as one text, in their order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Compute {
     /// `match`: cosine of the query vector and the item vector, 0 without a query vector.
     VectorScore,
     /// `match`: distinct query tokens found in an item text column.
     TokenOverlap { column: String },
+    /// `match`: the share of the distinct query tokens that is found in the columns; 0 without tokens.
+    TokenShare { columns: Vec<String> },
+    /// `match`: the same with each token weighted by its idf in the columns. A token that no item of the catalogue has
+    /// weighs `unknown_idf`, or if that is absent what Lucene's formula gives it.
+    IdfShare {
+        columns: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unknown_idf: Option<f64>,
+    },
+    /// `match`: the share of the query's pairs of neighbouring tokens that occur in the column, as text: its tokens
+    /// joined by spaces hold the pair's two joined by a space. 0 with fewer than two tokens.
+    BigramShare { column: String },
     /// `match`: distinct query tokens found in none of the item text columns.
     MissingTokens { columns: Vec<String> },
     /// `match`: distinct tokens after "without", "no" or "not" in the query that an item text column has.
     NegatedOverlap { columns: Vec<String> },
+    /// `match`: BM25 of the query and the columns, with the statistics of the whole catalogue.
+    Bm25 { columns: Vec<String> },
+    /// `match`: 1 / rank in the whole catalogue's list, from 1; 0 for items beyond `depth`.
+    ReciprocalRank { list: Retriever, depth: u32 },
+    /// `match`: `k` times the sum of 1 / (`k` + rank) over both of the whole catalogue's lists, each cut at `depth`.
+    ReciprocalRankFusion { k: u32, depth: u32 },
+    /// `match`: the item's vector score less the best one in the whole catalogue.
+    VectorBelowTop,
+    /// `match`: the item's BM25 over the version's lexical columns as a share of the best one in the whole catalogue.
+    LexicalOverTop,
     /// `query`: tokens in the query, repeats counted.
     TokenCount,
+}
+
+impl Compute {
+    /// The item text columns that it reads, apart from the version's lexical columns.
+    pub fn columns(&self) -> &[String] {
+        match self {
+            Self::TokenOverlap { column } | Self::BigramShare { column } => std::slice::from_ref(column),
+            Self::TokenShare { columns }
+            | Self::IdfShare { columns, .. }
+            | Self::MissingTokens { columns }
+            | Self::NegatedOverlap { columns }
+            | Self::Bm25 { columns } => columns,
+            Self::VectorScore
+            | Self::ReciprocalRank { .. }
+            | Self::ReciprocalRankFusion { .. }
+            | Self::VectorBelowTop
+            | Self::LexicalOverTop
+            | Self::TokenCount => &[],
+        }
+    }
+
+    /// Whether it reads item text columns of its own.
+    pub fn has_columns(&self) -> bool {
+        matches!(
+            self,
+            Self::TokenOverlap { .. }
+                | Self::TokenShare { .. }
+                | Self::IdfShare { .. }
+                | Self::BigramShare { .. }
+                | Self::MissingTokens { .. }
+                | Self::NegatedOverlap { .. }
+                | Self::Bm25 { .. }
+        )
+    }
+
+    /// How deep the whole catalogue's lists must be known: 1 when only their tops are, nothing when the shard's own
+    /// items are enough.
+    pub fn list_depth(&self) -> Option<u32> {
+        match self {
+            Self::ReciprocalRank { depth, .. } | Self::ReciprocalRankFusion { depth, .. } => Some(*depth),
+            Self::VectorBelowTop | Self::LexicalOverTop => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Whether it follows from this way to order the catalogue.
+    pub fn reads(&self, retriever: Retriever) -> bool {
+        match self {
+            Self::VectorScore | Self::VectorBelowTop => retriever == Retriever::Dense,
+            Self::LexicalOverTop => retriever == Retriever::Lexical,
+            Self::ReciprocalRank { list, .. } => *list == retriever,
+            Self::ReciprocalRankFusion { .. } => true,
+            _ => false,
+        }
+    }
 }

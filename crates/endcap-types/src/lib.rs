@@ -9,6 +9,7 @@ mod feature;
 mod ids;
 mod metric;
 mod quality;
+mod retrieval;
 
 pub use error::{Coded, ErrorCode, FieldViolation, Reason, Violations, is_retryable};
 pub use feature::{Compute, DType, FeatureName, FeatureNameError, FeatureSpec, FeatureValue, Namespace};
@@ -17,3 +18,4 @@ pub use ids::{
 };
 pub use metric::{Metric, MetricKind};
 pub use quality::{Arm, Coverage, DegradationReason, Quality, Rung, ShardOutcome, StageTiming};
+pub use retrieval::{RetrievalMode, Retriever, Standing};

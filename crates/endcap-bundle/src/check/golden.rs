@@ -55,7 +55,7 @@ impl Line<'_> {
     }
 
     fn check_items(&self, ids: &HashSet<ItemId>) -> Result<(), BundleError> {
-        let GoldenRequest { item_ids, scores, .. } = self.request;
+        let GoldenRequest { item_ids, scores, standing, .. } = self.request;
         if item_ids.is_empty() {
             return Err(self.value("item_ids", "empty", "at least one item"));
         }
@@ -63,6 +63,13 @@ impl Line<'_> {
             return Err(BundleError::GoldenUnknownItem { line: self.number, item_id: item_id.clone() });
         }
         self.length("scores", scores.len(), item_ids.len())?;
+        if let Some(standing) = standing {
+            self.length("standing.dense_ranks", standing.dense_ranks.len(), item_ids.len())?;
+            self.length("standing.lexical_ranks", standing.lexical_ranks.len(), item_ids.len())?;
+            if !(standing.dense_top.is_finite() && standing.lexical_top.is_finite()) {
+                return Err(self.value("a top of standing", "no number", "a finite number"));
+            }
+        }
         match scores.iter().find(|score| !score.is_finite()) {
             Some(found) => Err(self.value("a score", found.to_string(), "a finite number")),
             None => Ok(()),

@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 
-use endcap_types::{Compute, DType, FeatureSpec, Namespace};
+use endcap_types::{Compute, DType, FeatureSpec, Namespace, Retriever};
 
 use super::is_finite;
 use crate::{BundleError, Column, FeatureSchema, ItemTable, ModelSpec};
 
 /// Numbers per feature; more is a mistake in `width`.
 const WIDEST: usize = 65_536;
+/// What a worker lists at once.
+const DEEPEST_LIST: u32 = 10_000;
 
 /// Whether what `model.json` says makes sense by itself.
 pub(super) fn check_spec(spec: &ModelSpec) -> Result<(), BundleError> {
@@ -29,12 +31,18 @@ pub(super) fn check_spec(spec: &ModelSpec) -> Result<(), BundleError> {
             return wrong(field, &found.to_string(), "1 to 65536");
         }
     }
-    match &spec.retrieval {
-        Some(_) if spec.encoder.is_none() => {
-            wrong("encoder", "absent", "one, since `retrieval` needs query vectors")
-        }
-        Some(retrieval) if retrieval.depth == 0 => wrong("retrieval.depth", "0", "at least 1"),
-        Some(_) | None => Ok(()),
+    let Some(retrieval) = &spec.retrieval else { return Ok(()) };
+    let reads = |retriever| retrieval.mode.reads(retriever);
+    if reads(Retriever::Dense) && spec.encoder.is_none() {
+        return wrong("encoder", "absent", "one, since `retrieval` needs query vectors");
+    }
+    if reads(Retriever::Lexical) && retrieval.lexical_columns.is_empty() {
+        return wrong("retrieval.lexical_columns", "empty", "the text columns that are searched by words");
+    }
+    let depths = [("retrieval.depth", retrieval.depth), ("retrieval.list_depth", retrieval.list_depth)];
+    match depths.into_iter().find(|(_, depth)| *depth == 0) {
+        Some((field, _)) => wrong(field, "0", "at least 1"),
+        None => Ok(()),
     }
 }
 
@@ -46,6 +54,7 @@ pub(super) fn check(schema: &FeatureSchema, spec: &ModelSpec) -> Result<(), Bund
         }
         check_default(feature)?;
         check_compute(feature)?;
+        check_lists(feature, spec)?;
     }
     for input in &spec.ranker.inputs {
         let mut dtype = None;
@@ -112,6 +121,37 @@ fn check_compute(feature: &FeatureSpec) -> Result<(), BundleError> {
     Ok(())
 }
 
+/// A feature of the whole catalogue's lists needs the lists.
+fn check_lists(feature: &FeatureSpec, spec: &ModelSpec) -> Result<(), BundleError> {
+    let Some(compute) = &feature.compute else { return Ok(()) };
+    let wrong = |expected: &str| {
+        let (feature, found) = (feature.name.clone(), format!("{compute:?}"));
+        Err(BundleError::ComputeWrong { feature, found, expected: expected.to_owned() })
+    };
+    if compute.list_depth().is_some_and(|depth| !(1..=DEEPEST_LIST).contains(&depth)) {
+        return wrong("a depth of 1 to 10000");
+    }
+    if compute.columns().is_empty() && compute.has_columns() {
+        return wrong("at least one text column");
+    }
+    let lexical = spec.retrieval.as_ref().is_some_and(|retrieval| !retrieval.lexical_columns.is_empty());
+    if compute.list_depth().is_none() || lexical || !compute.reads(Retriever::Lexical) {
+        return Ok(());
+    }
+    wrong("`retrieval.lexical_columns` in model.json for it")
+}
+
+/// Whether a shard has the text columns that are searched by words.
+pub(super) fn check_lexical(spec: &ModelSpec, table: &ItemTable, file: &str) -> Result<(), BundleError> {
+    let columns = spec.retrieval.iter().flat_map(|retrieval| &retrieval.lexical_columns);
+    for column in columns {
+        let needed =
+            Needed { by: "retrieval.lexical_columns".to_owned(), column, expected: "text".to_owned() };
+        require(table, file, &needed, |column| matches!(column, Column::Text(_)))?;
+    }
+    Ok(())
+}
+
 /// Whether a shard has the columns that the schema needs.
 pub(super) fn check_columns(
     schema: &FeatureSchema,
@@ -124,22 +164,19 @@ pub(super) fn check_columns(
                 (Column::F32(_) | Column::I64(_), DType::F32) | (Column::I64(_), DType::I64) => true,
                 (Column::Text(_), _) | (Column::F32(_), DType::I64) => false,
             };
-            let needed =
-                Needed { feature, column: feature.name.local(), expected: format!("{:?}", feature.dtype) };
+            let needed = Needed {
+                by: feature.name.to_string(),
+                column: feature.name.local(),
+                expected: format!("{:?}", feature.dtype),
+            };
             require(table, file, &needed, fits)?;
         }
-        let texts: Vec<&String> = match &feature.compute {
-            Some(Compute::TokenOverlap { column }) => vec![column],
-            Some(Compute::MissingTokens { columns } | Compute::NegatedOverlap { columns }) => {
-                columns.iter().collect()
-            }
-            Some(Compute::VectorScore | Compute::TokenCount) | None => Vec::new(),
-        };
-        for column in texts {
-            let needed = Needed { feature, column, expected: "text".to_owned() };
+        for column in feature.compute.iter().flat_map(Compute::columns) {
+            let needed = Needed { by: feature.name.to_string(), column, expected: "text".to_owned() };
             require(table, file, &needed, |column| matches!(column, Column::Text(_)))?;
         }
-        if matches!(feature.compute, Some(Compute::VectorScore)) && table.vectors.is_none() {
+        let reads_vectors = matches!(feature.compute, Some(Compute::VectorScore | Compute::VectorBelowTop));
+        if reads_vectors && table.vectors.is_none() {
             let needed_by = feature.name.to_string();
             return Err(BundleError::VectorsMissing { file: file.to_owned(), needed_by });
         }
@@ -147,9 +184,9 @@ pub(super) fn check_columns(
     Ok(())
 }
 
-/// A column that a feature needs.
+/// A column that a feature or the retrieval needs.
 struct Needed<'a> {
-    feature: &'a FeatureSpec,
+    by: String,
     column: &'a str,
     expected: String,
 }
@@ -171,7 +208,7 @@ fn require(
         None => Err(BundleError::ColumnMissing {
             file: file.to_owned(),
             column: needed.column.to_owned(),
-            needed_by: needed.feature.name.clone(),
+            needed_by: needed.by.clone(),
             found: table.columns.keys().cloned().collect(),
         }),
     }

@@ -113,4 +113,41 @@ const FEATURES: &[Case] = &[
         },
         expected: ("ColumnType", &["\"price\"", "shard-00000", "f32", "expected text"]),
     },
+    Case {
+        name: "a place in a list that the model does not have",
+        damage: |dir| {
+            edit_feature(dir, "match.cosine", |f| {
+                f["compute"] = json!({"kind": "reciprocal_rank", "list": "lexical", "depth": 10});
+            });
+        },
+        expected: (
+            "ComputeWrong",
+            &["match.cosine", "ReciprocalRank", "expected `retrieval.lexical_columns`"],
+        ),
+    },
+    Case {
+        name: "a list without depth",
+        damage: |dir| {
+            edit_feature(dir, "match.cosine", |f| {
+                f["compute"] = json!({"kind": "reciprocal_rank", "list": "dense", "depth": 0});
+            });
+        },
+        expected: ("ComputeWrong", &["match.cosine", "expected a depth of 1 to 10000"]),
+    },
+    Case {
+        name: "words of no column",
+        damage: |dir| {
+            edit_feature(dir, "match.cosine", |f| f["compute"] = json!({"kind": "bm25", "columns": []}));
+        },
+        expected: ("ComputeWrong", &["match.cosine", "expected at least one text column"]),
+    },
+    Case {
+        name: "words that were not counted when the bundle was packed",
+        damage: |dir| {
+            edit_feature(dir, "match.cosine", |f| {
+                f["compute"] = json!({"kind": "bm25", "columns": ["name"]});
+            });
+        },
+        expected: ("LexicalMissing", &["lexical.json", "name", "pack again"]),
+    },
 ];

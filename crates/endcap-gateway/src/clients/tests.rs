@@ -192,7 +192,8 @@ impl Bed {
     }
 
     async fn score(&self, query: &str, deadline: Duration) -> Result<Pinned<ShardAnswer>, RemoteError> {
-        let (question, part) = (question(query), Part { shard: 1, work: Work::Retrieve { depth: 5 } });
+        let (question, part) =
+            (question(query), Part { shard: 1, work: Work::Retrieve { depth: 5, exclude: Vec::new() } });
         self.remote.score(&self.endpoint, &question, &part, call(deadline)).await
     }
 
@@ -293,7 +294,8 @@ async fn a_call_ends_at_its_deadline_and_so_does_its_work() {
 #[tokio::test]
 async fn work_that_nobody_waits_for_is_dropped() {
     for mut bed in both(100).await {
-        let asked = (question("wait"), Part { shard: 1, work: Work::Retrieve { depth: 5 } });
+        let asked =
+            (question("wait"), Part { shard: 1, work: Work::Retrieve { depth: 5, exclude: Vec::new() } });
         let remote = bed.remote.clone();
         let endpoint = bed.endpoint.clone();
         {
@@ -313,7 +315,7 @@ async fn beyond_the_cap_calls_are_refused_and_say_when_to_come_back() {
     for mut bed in both(1).await {
         let remote = bed.remote.clone();
         let (endpoint, asked) = (bed.endpoint.clone(), question("wait"));
-        let part = Part { shard: 1, work: Work::Retrieve { depth: 5 } };
+        let part = Part { shard: 1, work: Work::Retrieve { depth: 5, exclude: Vec::new() } };
         let first = remote.score(&endpoint, &asked, &part, call(PATIENCE));
         let others = async {
             bed.hears("begun").await;
@@ -333,7 +335,7 @@ async fn a_worker_that_dies_is_unavailable_at_once_and_again_later() {
     for mut bed in both(100).await {
         let remote = bed.remote.clone();
         let (endpoint, asked) = (bed.endpoint.clone(), question("wait"));
-        let part = Part { shard: 1, work: Work::Retrieve { depth: 5 } };
+        let part = Part { shard: 1, work: Work::Retrieve { depth: 5, exclude: Vec::new() } };
         let killed = async {
             bed.hears("begun").await;
             bed.kill();
@@ -355,7 +357,7 @@ async fn a_worker_that_leaves_answers_what_is_in_flight_and_is_gone() {
     for mut bed in both(100).await {
         let remote = bed.remote.clone();
         let (endpoint, asked) = (bed.endpoint.clone(), question("wait"));
-        let part = Part { shard: 1, work: Work::Retrieve { depth: 5 } };
+        let part = Part { shard: 1, work: Work::Retrieve { depth: 5, exclude: Vec::new() } };
         let leaving = async {
             bed.hears("begun").await;
             bed.fake.draining.cancel();

@@ -34,6 +34,7 @@ pub(crate) enum Kind {
     Encode,
     Retrieve(ShardIndex),
     Rerank(ShardIndex),
+    List(ShardIndex),
 }
 
 /// The first call's time, which is noted when it ends.

@@ -60,7 +60,8 @@ async fn run(delays: &[Duration], minimum_items: u64, straggler_wait: f64) -> (V
         fields: Vec::new(),
     };
     let shards = 0..u32::try_from(delays.len()).unwrap();
-    let parts: Vec<Part> = shards.map(|shard| Part { shard, work: Work::Retrieve { depth: 10 } }).collect();
+    let parts: Vec<Part> =
+        shards.map(|shard| Part { shard, work: Work::Retrieve { depth: 10, exclude: Vec::new() } }).collect();
     let scatter = Scatter { client: Arc::new(Shards(delays.to_vec())), load: Arc::default(), straggler_wait };
     let call = Call { deadline: Deadline::after(100 * MS), id: RequestId::new() };
     let started = Instant::now();

@@ -6,6 +6,7 @@ mod answers;
 mod degraded;
 mod errors;
 mod fleet;
+mod fused;
 mod versions;
 mod worker;
 

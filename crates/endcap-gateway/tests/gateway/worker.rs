@@ -32,12 +32,14 @@ pub(crate) enum Does {
     Lie,
     Fail(Code),
     Hang,
+    /// Lists, and hangs when it is to rank.
+    HangAfterList,
 }
 
 impl Does {
     async fn act(self) -> Result<(), Status> {
         match self {
-            Self::Answer | Self::Lie => Ok(()),
+            Self::Answer | Self::Lie | Self::HangAfterList => Ok(()),
             Self::AnswerAfter(delay) => {
                 tokio::time::sleep(delay).await;
                 Ok(())
@@ -70,6 +72,11 @@ pub(crate) struct Worker {
 /// The similarity that every worker gives an item. Few distinct ones, so that ties are frequent.
 pub(crate) fn similarity(id: &str) -> f32 {
     number(id, "similarity")
+}
+
+/// The BM25 that every worker gives an item; 0 for those without a word of the query.
+pub(crate) fn words(id: &str) -> f32 {
+    (number(id, "words") - 8.0).max(0.0)
 }
 
 /// The score that every worker gives an item.
@@ -107,10 +114,12 @@ impl Worker {
             Mode::Retrieve(retrieve) => {
                 assert_eq!(request.query_vector.len(), self.dim * 4);
                 let mut ids = items.clone();
+                ids.retain(|id| !retrieve.exclude_item_ids.contains(id));
                 ids.sort_by(|a, b| similarity(b).total_cmp(&similarity(a)).then(a.cmp(b)));
                 ids.truncate(retrieve.depth as usize);
                 (ids, Vec::new())
             }
+            Mode::List(list) => return Ok(listed(&pin, request, items, &list)),
             Mode::Rerank(rerank) => rerank.item_ids.into_iter().partition(|id| items.contains(id)),
         };
         let considered = if unknown.is_empty() && matches!(request.mode, Some(Mode::Retrieve(_))) {
@@ -134,8 +143,44 @@ impl Worker {
             item_ids: ids,
             items_considered: considered as u64,
             unknown_item_ids: unknown,
+            lexical_scores: Vec::new().into(),
             timing: None,
         })
+    }
+}
+
+/// A shard's lists: its best by similarity, if the query has a vector, and by words.
+fn listed(
+    pin: &VersionPin,
+    request: &pb::ScoreRequest,
+    items: &[ItemId],
+    list: &pb::List,
+) -> pb::ScoreResponse {
+    let allowed = || items.iter().filter(|id| !list.exclude_item_ids.contains(*id));
+    let best = |score: fn(&str) -> f32| {
+        let mut ids: Vec<&ItemId> = allowed().filter(|id| score(id) > 0.0).collect();
+        ids.sort_by(|a, b| score(b).total_cmp(&score(a)).then(a.cmp(b)));
+        ids.truncate(list.depth as usize);
+        ids
+    };
+    let has_vector = !request.query_vector.is_empty();
+    let mut ids = if has_vector { best(|id| similarity(id) + 1.0) } else { Vec::new() };
+    for id in best(words) {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    let column = |score: &dyn Fn(&str) -> f32| {
+        columns::encode_f32(&ids.iter().map(|id| score(id)).collect::<Vec<_>>())
+    };
+    pb::ScoreResponse {
+        pin: Some(pin.into()),
+        shard: request.shard,
+        retrieval_scores: column(&|id| if has_vector { similarity(id) } else { 0.0 }),
+        lexical_scores: column(&words),
+        item_ids: ids.into_iter().cloned().collect(),
+        items_considered: items.len() as u64,
+        ..Default::default()
     }
 }
 
@@ -176,6 +221,9 @@ impl ShardService for Worker {
             script.score
         };
         does.act().await?;
+        if does == Does::HangAfterList && !matches!(request.mode, Some(Mode::List(_))) {
+            std::future::pending::<()>().await;
+        }
         self.answer(&request, does == Does::Lie).map(Response::new)
     }
 }

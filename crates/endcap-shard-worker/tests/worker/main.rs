@@ -15,7 +15,7 @@ use endcap_proto::{
     columns,
     pb::{self, exchange_request::Call, exchange_response::Reply, score_request::Mode},
 };
-use endcap_types::VersionPin;
+use endcap_types::{RetrievalMode, VersionPin};
 use support::{Worker, until};
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
@@ -24,7 +24,7 @@ fn retrieve(pin: &VersionPin, shard: u32, vector: &[f32]) -> pb::ScoreRequest {
     pb::ScoreRequest {
         pin: Some(pin.into()),
         shard,
-        mode: Some(Mode::Retrieve(pb::Retrieve { depth: 20 })),
+        mode: Some(Mode::Retrieve(pb::Retrieve { depth: 20, ..Default::default() })),
         query: "red kettle".into(),
         query_vector: columns::encode_f32(vector),
         fields: vec!["name".into()],
@@ -102,7 +102,7 @@ async fn bad_input_is_told_by_field() {
         ),
         (
             "retrieve.depth",
-            pb::ScoreRequest { mode: Some(Mode::Retrieve(pb::Retrieve { depth: 0 })), ..good.clone() },
+            pb::ScoreRequest { mode: Some(Mode::Retrieve(pb::Retrieve::default())), ..good.clone() },
         ),
         ("mode", pb::ScoreRequest { mode: None, ..good.clone() }),
         ("pin", pb::ScoreRequest { pin: None, ..good.clone() }),
@@ -116,6 +116,40 @@ async fn bad_input_is_told_by_field() {
         assert!(fields.contains(&field), "{field} is missing in {fields:?}");
     }
     worker.client.score(good).await.expect("the worker goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_come_with_both_scores_and_standings_are_checked() {
+    let mut worker = Worker::start(&[]).await;
+    let options = TinyOptions { mode: RetrievalMode::Fused, ..TinyOptions::default() };
+    let (pin, bundle) = worker.store(1, &options, 1).await;
+    worker.assign(&pin, 0).await;
+    worker.until_ready(&pin, 0).await;
+    let vector = encoded(&mut worker, &pin).await;
+    let list = |vector: &[f32], exclude: &[String]| pb::ScoreRequest {
+        mode: Some(Mode::List(pb::List { depth: 10, exclude_item_ids: exclude.to_vec() })),
+        fields: Vec::new(),
+        ..retrieve(&pin, 0, vector)
+    };
+    let answer = worker.client.score(list(&vector, &[])).await.unwrap().into_inner();
+    let n = answer.item_ids.len();
+    assert!((10..=20).contains(&n), "two lists of ten: {n}");
+    assert_eq!(columns::decode_f32(&answer.retrieval_scores).unwrap().len(), n);
+    assert_eq!(columns::decode_f32(&answer.lexical_scores).unwrap().len(), n);
+    assert_eq!((answer.items_considered, answer.scores.len()), (bundle.manifest().items_total, 0));
+    let without = worker.client.score(list(&vector, &answer.item_ids)).await.unwrap().into_inner();
+    assert!(without.item_ids.iter().all(|id| !answer.item_ids.contains(id)));
+    // Without a vector there is the list by words, and only that.
+    let words = worker.client.score(list(&[], &[])).await.unwrap().into_inner();
+    assert_eq!(words.item_ids.len(), 10);
+    assert!(columns::decode_f32(&words.lexical_scores).unwrap().iter().all(|score| *score > 0.0));
+
+    let standing = pb::Standing { dense_ranks: vec![1], ..Default::default() };
+    let rerank = pb::Rerank { item_ids: answer.item_ids[..2].to_vec(), standing: Some(standing) };
+    let bad = pb::ScoreRequest { mode: Some(Mode::Rerank(rerank)), ..list(&vector, &[]) };
+    let status = worker.client.score(bad).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("standing"), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
