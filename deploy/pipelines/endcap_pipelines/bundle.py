@@ -1,9 +1,6 @@
 """`python -m endcap_pipelines.bundle --data FOLDER --out SOURCE`: a data folder becomes a bundle source."""
 
 import argparse
-import hashlib
-import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +8,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from endcap_pipelines import metrics, ranker
+from endcap_pipelines import fused_bundle, metrics, ranker
 from endcap_pipelines.data import GRADES, Data, DataError, read
 from endcap_pipelines.encoder import Encoder, prepare
 from endcap_pipelines.features import Features
+from endcap_pipelines.source import floats, labels, model, popular, say, write_items, write_json, write_lines
 
 DEPTH = 200
 FOLDS = 5
 GOLDEN_REQUESTS = 24
 GOLDEN_ITEMS = 24
-POPULAR = 500
 
 
 @dataclass
@@ -42,9 +38,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
     parser.add_argument("--out", type=Path, required=True, help="the bundle source folder to write")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument(
+        "--ranker",
+        choices=["trained", *fused_bundle.RECIPES],
+        default="trained",
+        help="train one on the labels, pack the folder's own of 22 features, or none but the fusion of both lists",
+    )
     arguments = parser.parse_args()
     try:
-        build(arguments.data, arguments.out, arguments.seed)
+        if arguments.ranker == "trained":
+            build(arguments.data, arguments.out, arguments.seed)
+        else:
+            recipe = fused_bundle.RECIPES[arguments.ranker]()
+            fused_bundle.build(arguments.data, arguments.out, recipe, arguments.seed)
     except DataError as error:
         sys.exit(f"endcap_pipelines.bundle: {error}")
 
@@ -67,8 +73,10 @@ def build(folder: Path, out: Path, seed: int) -> None:
     write_json(out / "evaluation.json", evaluation)
     write_json(out / "features.json", features.schema())
     write_json(out / "popular.json", {"overall": popular(data)})
-    write_json(out / "model.json", model(data, encoder, features, seed))
-    write_items(out / "items.parquet", data, encoder, features)
+    write_json(out / "model.json", model(data, encoder, features.names, {"depth": DEPTH}, seed))
+    texts = ["name", "product_class", "category_hierarchy", "brand", "color", "all"]
+    columns = {name: features.texts[name] for name in texts}
+    write_items(out / "items.parquet", data, encoder.items, columns, features.items)
     write_lines(out / "labels.jsonl", labels(data))
     write_lines(out / "golden.jsonl", golden(data, encoder, features, pools, session))
     for name, value in evaluation["metrics"].items():
@@ -162,53 +170,6 @@ def evaluate(
     }
 
 
-def popular(data: Data) -> list[str]:
-    """By reviews, weighted with their rating."""
-    rating, reviews = np.nan_to_num(data.numbers["rating"]), np.nan_to_num(data.numbers["review_count"])
-    weight = reviews * rating
-    order = sorted(range(len(data.ids)), key=lambda item: (-weight[item], data.ids[item]))
-    return [data.ids[item] for item in order[:POPULAR]]
-
-
-def model(data: Data, encoder: Encoder, features: Features, seed: int) -> dict[str, object]:
-    digest = hashlib.sha256("".join(sorted(data.fingerprints.values())).encode()).hexdigest()
-    lineage = {"data": digest, "seed": str(seed), "trainer": "endcap_pipelines.bundle"}
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    if commit.returncode == 0:
-        lineage["git_commit"] = commit.stdout.strip()
-    return {
-        "model": "search-ranker",
-        "ranker": {
-            "file": "ranker.onnx",
-            "inputs": [{"name": "features", "features": features.names}],
-            "output": "score",
-        },
-        "encoder": encoder.spec,
-        "retrieval": {"depth": DEPTH},
-        "lineage": lineage,
-    }
-
-
-def write_items(path: Path, data: Data, encoder: Encoder, features: Features) -> None:
-    columns: dict[str, pa.Array] = {"item_id": pa.array(data.ids)}
-    for name in ["name", "product_class", "category_hierarchy", "brand", "color", "all"]:
-        columns[name] = pa.array(features.texts[name])
-    price = data.numbers["price"].astype(np.float32)
-    columns["price"] = pa.array(price, mask=np.isnan(price))
-    for name, values in features.items.items():
-        columns[name] = pa.array(values, mask=np.isnan(values))
-    flat = pa.array(encoder.items.reshape(-1))
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, encoder.items.shape[1])
-    pq.write_table(pa.table(columns), path)
-
-
-def labels(data: Data) -> list[dict[str, object]]:
-    rows = zip(data.query_ids, data.queries, data.gains, strict=True)
-    return [{"query_id": i, "query": query, "gains": gains} for i, query, gains in rows]
-
-
 def golden(
     data: Data, encoder: Encoder, features: Features, pools: list[Pool], session: ort.InferenceSession
 ) -> list[dict[str, object]]:
@@ -238,22 +199,6 @@ def golden(
             }
         )
     return requests
-
-
-def floats(values: np.ndarray) -> list[float]:
-    return [float(value) for value in values]
-
-
-def write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_lines(path: Path, values: list[dict[str, object]]) -> None:
-    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

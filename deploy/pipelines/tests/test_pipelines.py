@@ -5,7 +5,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from endcap_pipelines import metrics, ranker, text
+from endcap_pipelines import lists, metrics, ranker, text
 
 
 def test_tokens_are_lower_cased_runs_of_letters_and_digits() -> None:
@@ -53,3 +53,26 @@ def test_thresholds_are_rounded_down() -> None:
     for threshold in [0.1, 1.0, 2.5000000001, 1e-35, -0.3]:
         assert ranker._down(threshold) <= threshold
         assert ranker._down(threshold) == float(np.float32(ranker._down(threshold)))
+
+
+def test_bm25_computed_by_hand() -> None:
+    bm25 = lists.Bm25(["red kettle red", "lamp", "red", "blue mug"])
+    idf = np.log(1 + (4 - 2 + 0.5) / (2 + 0.5))
+    expected = idf * 2 * 2.2 / (2 + 1.2 * (0.25 + 0.75 * 3 / 1.75))
+    assert bm25.scores("Red")[0] == pytest.approx(expected, rel=1e-6)
+    assert bm25.scores("red red")[0] == pytest.approx(2 * expected, rel=1e-6)
+    assert bm25.scores("unheard of").tolist() == [0, 0, 0, 0]
+
+
+def test_fused_lists_stand_as_computed_by_hand() -> None:
+    cosine, bm25 = np.array([0.9, 0.5, 0.7, 0.1]), np.array([0.0, 2.0, 1.0, 3.0])
+    by_id = np.arange(4)
+    found = lists.Lists.of(cosine, bm25, by_id, 2)
+    assert found.standing(by_id) == {
+        "dense_top": 0.9,
+        "lexical_top": 3.0,
+        "dense_ranks": [1, 0, 2, 0],
+        "lexical_ranks": [0, 2, 0, 1],
+    }
+    # 0 and 3 lead one list each, 1 and 2 are second in one: ties in order of ids.
+    assert found.fused(by_id).tolist() == [0, 3, 1, 2]
