@@ -17,7 +17,6 @@ use endcap_bundle::{
 use endcap_inference::{
     InferError, LoadError, ModelOptions, Runtime, RuntimeOptions, ShardTable, VersionModel,
 };
-use endcap_inference::{InferError, ModelOptions, Runtime, RuntimeOptions, ShardTable, VersionModel};
 use endcap_types::{FeatureValue, RetrievalMode, ShardCount};
 use tempfile::TempDir;
 use tokio::time::Instant;
