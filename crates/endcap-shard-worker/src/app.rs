@@ -16,8 +16,16 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, assignment::Follower, grpc::ShardGrpc, holdings::Holdings, load::Loader, metrics,
-    open_inference::OpenInference, progress::Progress, publish::Publisher, score::Score,
+    Config,
+    assignment::{Follower, Startup},
+    grpc::ShardGrpc,
+    holdings::Holdings,
+    load::Loader,
+    metrics,
+    open_inference::OpenInference,
+    progress::Progress,
+    publish::Publisher,
+    score::Score,
 };
 
 /// A request of 10,000 items with fields is far below this.
@@ -87,6 +95,7 @@ impl App {
             publisher,
             memory_budget: config.memory_budget,
             drain_delay,
+            startup: Startup::new(readiness.latch("assigned shards")),
         };
         run(&tasks, "follower", follower.run(entries));
 

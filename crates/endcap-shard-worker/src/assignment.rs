@@ -8,6 +8,7 @@ use std::{
 
 use endcap_coordination::Entries;
 use endcap_fleet::{AssignmentRecord, Key, Keys, Record as _, ShardKey};
+use endcap_service::Latch;
 use endcap_types::VersionPin;
 use tokio::sync::watch;
 
@@ -25,6 +26,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How often a removed replica is looked at until its last request has let it go.
 const RELEASE_POLL: Duration = Duration::from_millis(10);
 
+/// How long a worker that joins a fleet with versions, and has been given nothing, waits before it calls itself ready.
+const JOIN_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Keeps what is held equal to what is assigned.
 #[derive(Debug)]
 pub(crate) struct Follower {
@@ -37,6 +41,38 @@ pub(crate) struct Follower {
     pub(crate) memory_budget: u64,
     /// From not being ready to being unloaded.
     pub(crate) drain_delay: Duration,
+    pub(crate) startup: Startup,
+}
+
+/// Holds readiness back until the worker has what it was given when it came: an orchestrator that restarts one worker
+/// after another must not go on while this one's shards are still with nobody.
+#[derive(Debug)]
+pub(crate) struct Startup {
+    latch: Option<Latch>,
+    patience: tokio::time::Instant,
+}
+
+impl Startup {
+    pub(crate) fn new(latch: Latch) -> Self {
+        Self { latch: Some(latch), patience: tokio::time::Instant::now() + JOIN_PATIENCE }
+    }
+
+    /// Nothing is left to load now. Replicas that wait for the store are, since they may come; those that can't be are
+    /// not this worker's to wait for.
+    fn loaded(&mut self, is_empty_fleet: bool, holds_some: bool, failures: &Failures) {
+        let given = holds_some || is_empty_fleet || self.patience <= tokio::time::Instant::now();
+        if given
+            && !failures.hold_back()
+            && let Some(latch) = self.latch.take()
+        {
+            latch.release();
+        }
+    }
+
+    /// When to look again though nothing has changed.
+    fn again(&self) -> Option<tokio::time::Instant> {
+        self.latch.as_ref().map(|_| self.patience).filter(|patience| *patience > tokio::time::Instant::now())
+    }
 }
 
 /// Replicas that could not be made ready.
@@ -48,6 +84,8 @@ struct Failure {
     /// Nothing for a failure that trying again cannot mend.
     again: Option<tokio::time::Instant>,
     wait: Duration,
+    /// Whether it is the store's, and not this worker's room.
+    holds_back: bool,
 }
 
 type Replicas = BTreeMap<ShardKey, Assigned>;
@@ -61,10 +99,13 @@ struct Assigned {
 
 impl Follower {
     /// Follows until the mirror ends. What is known stays in force while the coordinator is away.
-    pub(crate) async fn run(self, mut entries: watch::Receiver<Arc<Entries>>) {
+    pub(crate) async fn run(mut self, mut entries: watch::Receiver<Arc<Entries>>) {
         let mut failures = Failures::default();
         loop {
-            let wanted = self.wanted(&entries.borrow_and_update());
+            let (wanted, is_empty_fleet) = {
+                let entries = entries.borrow_and_update();
+                (self.wanted(&entries), entries.is_empty())
+            };
             self.retain_failures(&mut failures, &wanted).await;
             for (shard, pin) in self.surplus(&wanted) {
                 self.unload(&shard, &pin).await;
@@ -77,7 +118,8 @@ impl Follower {
                 // Look again before the next: what is wanted may have changed meanwhile.
                 continue;
             }
-            let retry = failures.next_try();
+            self.startup.loaded(is_empty_fleet, !wanted.is_empty(), &failures);
+            let retry = failures.next_try().into_iter().chain(self.startup.again()).min();
             tokio::select! {
                 changed = entries.changed() => if changed.is_err() { return },
                 () = sleep_until(retry) => {}
@@ -135,7 +177,7 @@ impl Follower {
                     }
                     error => error,
                 };
-                failures.add(shard, assigned, error.is_passing());
+                failures.add(shard, assigned, &error);
                 self.progress.set(shard, &Absence::Failed { reason: error.to_string().into() });
                 self.publisher.failed(shard, pin, assigned.attempt, error.to_string()).await;
             }
@@ -188,11 +230,16 @@ impl Failures {
         }
     }
 
-    fn add(&mut self, shard: &ShardKey, assigned: &Assigned, passing: bool) {
+    fn add(&mut self, shard: &ShardKey, assigned: &Assigned, error: &ReplicaError) {
         let key = (shard.clone(), assigned.clone());
         let wait = self.0.get(&key).map_or(RETRY, |failure| (failure.wait * 2).min(LONGEST_RETRY));
-        let again = passing.then(|| tokio::time::Instant::now() + wait);
-        self.0.insert(key, Failure { again, wait });
+        let again = error.is_passing().then(|| tokio::time::Instant::now() + wait);
+        let holds_back = again.is_some() && !matches!(error, ReplicaError::Memory { .. });
+        self.0.insert(key, Failure { again, wait, holds_back });
+    }
+
+    fn hold_back(&self) -> bool {
+        self.0.values().any(|failure| failure.holds_back)
     }
 
     fn next_try(&self) -> Option<tokio::time::Instant> {

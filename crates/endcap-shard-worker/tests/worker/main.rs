@@ -220,6 +220,20 @@ async fn a_leaving_replica_is_kept_but_never_loaded() {
     until(async || !worker.is_ready(&pin, 0).await).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_not_ready_before_it_has_what_it_was_given() {
+    let worker = Worker::start(&[]).await;
+    let (pin, _) = worker.store(1, &TinyOptions::default(), 2).await;
+    worker.assign_to("w2", &pin, 0).await;
+    worker.assign_to("w2", &pin, 1).await;
+    let app = worker.another("w2").await;
+    let readiness = app.readiness();
+    tokio::time::timeout(PATIENCE, readiness.changed_from(false)).await.expect("it becomes ready");
+    for shard in [0, 1] {
+        assert!(worker.is_ready_at("w2", &pin, shard).await, "ready without shard {shard}");
+    }
+}
+
 fn frame(sequence: u64, remaining_us: u64, call: Option<Call>) -> pb::ExchangeRequest {
     pb::ExchangeRequest {
         sequence,

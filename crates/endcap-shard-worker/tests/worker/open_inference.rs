@@ -414,8 +414,12 @@ async fn the_index_says_what_is_ready_and_why_the_rest_is_not() {
 async fn health_and_reflection_know_the_service() {
     let worker = Worker::start(&[]).await;
     let request = HealthCheckRequest { service: SERVICE.into() };
-    let health = HealthClient::new(worker.channel.clone()).check(request).await.unwrap().into_inner();
-    assert_eq!(health.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+    let health = HealthClient::new(worker.channel.clone());
+    until(async || {
+        let answer = health.clone().check(request.clone()).await.unwrap().into_inner();
+        answer.status() == tonic_health::pb::health_check_response::ServingStatus::Serving
+    })
+    .await;
     let list = ServerReflectionRequest {
         message_request: Some(MessageRequest::ListServices(String::new())),
         ..Default::default()

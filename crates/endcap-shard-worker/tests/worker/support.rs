@@ -35,28 +35,22 @@ impl Worker {
     pub(crate) async fn start(set: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let coordinator: Arc<dyn Coordinator> = Arc::new(EmbeddedCoordinator::in_memory());
-        let own = [("worker.grpc.listen", "127.0.0.1:0"), ("worker.drain.delay", "0ms")];
-        let set: Vec<_> = own.iter().chain(set).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let mut settings = Settings::load(None, &BTreeMap::new(), &set).unwrap();
-        let config = Config::read(&mut settings);
         let store = folder.path().join("bundles").display().to_string();
         let store = Arc::new(BundleStore::folder(&store).unwrap());
-        let runtime = tokio::task::block_in_place(|| Runtime::load(&RuntimeOptions::default())).unwrap();
         let keys = Keys::default();
-        let deps = Deps {
-            coordinator: Arc::clone(&coordinator),
-            keys: keys.clone(),
-            store: Arc::clone(&store),
-            runtime,
-            id: ID.into(),
-            saved: None,
-        };
-        let app = App::build(settings.finish(config).unwrap(), deps).await.unwrap();
+        let app = build(set, ID, &coordinator, &store).await;
         let address = app.local_addr().to_string();
         let channel = endcap_service::client::channel(&address).unwrap();
+        let readiness = app.readiness();
         tokio::spawn(app.serve(CancellationToken::new()));
+        tokio::time::timeout(PATIENCE, readiness.changed_from(false)).await.expect("it becomes ready");
         let client = ShardServiceClient::new(channel.clone());
         Self { client, channel, address, folder, store, coordinator, keys }
+    }
+
+    /// Another worker of the same fleet.
+    pub(crate) async fn another(&self, id: &str) -> App {
+        build(&[], id, &self.coordinator, &self.store).await
     }
 
     /// Stores a tiny bundle under the name of a version.
@@ -77,6 +71,16 @@ impl Worker {
         self.store.put(bundle).await.unwrap();
         let version = Version::try_from(version).unwrap();
         VersionPin { model: bundle.spec().model.clone(), version, digest: bundle.digest() }
+    }
+
+    /// Gives a shard to another worker of the fleet.
+    pub(crate) async fn assign_to(&self, id: &str, pin: &VersionPin, shard: u32) {
+        self.write(pin, shard, &[id], &[]).await;
+    }
+
+    /// Whether the other worker has said that it holds the shard.
+    pub(crate) async fn is_ready_at(&self, id: &str, pin: &VersionPin, shard: u32) -> bool {
+        self.coordinator.get(&self.keys.ready(&key(pin, shard), id)).await.unwrap().is_some()
     }
 
     pub(crate) async fn assign(&self, pin: &VersionPin, shard: u32) {
@@ -118,7 +122,7 @@ impl Worker {
     }
 
     pub(crate) async fn is_ready(&self, pin: &VersionPin, shard: u32) -> bool {
-        self.coordinator.get(&self.keys.ready(&key(pin, shard), ID)).await.unwrap().is_some()
+        self.is_ready_at(ID, pin, shard).await
     }
 
     pub(crate) async fn memory_used(&self) -> u64 {
@@ -126,6 +130,28 @@ impl Worker {
         let entry = self.coordinator.get(&key).await.unwrap().unwrap();
         WorkerRecord::from_json(&key, &entry.value).unwrap().memory_used_bytes
     }
+}
+
+async fn build(
+    set: &[(&str, &str)],
+    id: &str,
+    coordinator: &Arc<dyn Coordinator>,
+    store: &Arc<BundleStore>,
+) -> App {
+    let own = [("worker.grpc.listen", "127.0.0.1:0"), ("worker.drain.delay", "0ms")];
+    let set: Vec<_> = own.iter().chain(set).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let mut settings = Settings::load(None, &BTreeMap::new(), &set).unwrap();
+    let config = Config::read(&mut settings);
+    let runtime = tokio::task::block_in_place(|| Runtime::load(&RuntimeOptions::default())).unwrap();
+    let deps = Deps {
+        coordinator: Arc::clone(coordinator),
+        keys: Keys::default(),
+        store: Arc::clone(store),
+        runtime,
+        id: id.into(),
+        saved: None,
+    };
+    App::build(settings.finish(config).unwrap(), deps).await.unwrap()
 }
 
 fn key(pin: &VersionPin, shard: u32) -> ShardKey {
