@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "the callers of a test are nobody's background tasks")]
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,8 +19,10 @@ use endcap_service::{
     admin::{AdminConfig, AdminServer},
     client,
 };
+use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
     sync::Notify,
     task::JoinHandle,
 };
@@ -74,6 +77,7 @@ struct Running {
     service: Arc<Scripted>,
     client: FeatureServiceClient<Channel>,
     channel: Channel,
+    address: SocketAddr,
     readiness: Readiness,
     shutdown: CancellationToken,
     served: JoinHandle<()>,
@@ -89,13 +93,13 @@ async fn start(max_in_flight: usize) -> Running {
     };
     let service = Arc::new(Scripted::default());
     let server = GrpcServer::bind("test", config).await.unwrap();
-    let channel = client::channel(&server.advertised()).unwrap();
+    let (address, channel) = (server.local_addr(), client::channel(&server.advertised()).unwrap());
     let server = server.add_service(FeatureServiceServer::new(Shared(Arc::clone(&service))));
     let (readiness, shutdown) = (Readiness::new(), CancellationToken::new());
     let serving = server.serve(readiness.clone(), shutdown.clone());
     let served = tokio::spawn(async move { serving.await.unwrap() });
     let client = FeatureServiceClient::new(channel.clone());
-    Running { service, client, channel, readiness, shutdown, served }
+    Running { service, client, channel, address, readiness, shutdown, served }
 }
 
 fn ask(what: &str) -> Request<pb::GetFeaturesRequest> {
@@ -132,11 +136,27 @@ async fn deadlines_reach_the_handler_and_end_its_call() {
     request.set_timeout(Duration::from_secs(7));
     running.client.get_features(request).await.expect("the handler saw the deadline");
 
-    let mut request = ask("wait");
-    // Only in the header: the client's own timer must not be what ends it.
-    request.metadata_mut().insert("grpc-timeout", "50m".parse().unwrap());
-    let status = running.client.get_features(request).await.unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert_eq!(status_within(running.address, "50m", ask("wait").into_inner()).await, Code::DeadlineExceeded);
+}
+
+/// The status of a call with this `grpc-timeout`, by a client that has no timer of its own to end it.
+async fn status_within(address: SocketAddr, timeout: &str, message: pb::GetFeaturesRequest) -> Code {
+    let connection = TcpStream::connect(address).await.unwrap();
+    let (client, connection) = h2::client::handshake(connection).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post(format!("http://{address}/endcap.v1.FeatureService/GetFeatures"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", timeout)
+        .body(())
+        .unwrap();
+    let (response, mut body) = client.ready().await.unwrap().send_request(request, false).unwrap();
+    // A message is framed by a byte that says "not compressed" and its length.
+    let message = message.encode_to_vec();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    body.send_data([&[0], &length[..], &message].concat().into(), true).unwrap();
+    let response = tokio::time::timeout(PATIENCE, response).await.expect("the call ends").unwrap();
+    Code::from_bytes(response.headers()["grpc-status"].as_bytes())
 }
 
 #[tokio::test]
