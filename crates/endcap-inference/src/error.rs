@@ -48,6 +48,8 @@ pub enum LoadError {
          statically or not at all"
     )]
     BatchDependent { batched: f32, rows: usize, otherwise: f32, how: &'static str },
+    #[error("no graph over the vectors: {detail}; raise worker.graph_min_items to do without")]
+    Graph { detail: String },
     #[error("{0}")]
     Golden(#[from] GoldenMismatch),
 }

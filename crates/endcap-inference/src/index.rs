@@ -1,18 +1,26 @@
-//! How a shard finds its nearest vectors: exactly as f32, or first in a smaller form and then exactly among what that
-//! found. Similarities are those of the f32 vectors whatever found them.
+//! How a shard finds its nearest vectors: exactly as f32, or first in a smaller form or a graph and then exactly among
+//! what that found. Similarities are those of the f32 vectors whatever found them.
 
 use std::collections::HashSet;
 
 use endcap_bundle::{Precision, Vectors};
 
-use crate::scan;
+use crate::{LoadError, graph::Graph, scan};
 
 /// A coarse search brings this many times what is wanted, for the exact one to choose from.
 const OVERSAMPLING: usize = 2;
 
+/// How vectors are searched.
+#[derive(Debug, Clone, Copy)]
+pub struct VectorOptions {
+    pub precision: Precision,
+    /// Items from which a graph is built.
+    pub graph_min_items: usize,
+}
+
 /// The vectors of a shard.
 #[derive(Debug)]
-pub(crate) struct VectorIndex {
+pub struct VectorIndex {
     dim: usize,
     /// Row-major.
     vectors: Vec<f32>,
@@ -25,55 +33,74 @@ enum Coarse {
     Exact,
     Half(Vec<half::f16>),
     Int8(scan::Quantized),
+    Graph(Graph),
 }
 
 impl VectorIndex {
-    /// Makes what the vectors are searched with.
-    pub(crate) fn new(vectors: Vectors, precision: Precision) -> Self {
+    /// Builds what the vectors are searched with. A graph takes a while.
+    pub fn build(vectors: Vectors, options: VectorOptions) -> Result<Self, LoadError> {
         let Vectors { dim, data } = vectors;
-        let coarse = match precision {
+        let items = data.len() / dim.max(1);
+        let coarse = match options.precision {
+            _ if items >= options.graph_min_items => Coarse::Graph(Graph::build(dim, &data)?),
             Precision::F32 => Coarse::Exact,
             Precision::F16 => Coarse::Half(data.iter().map(|value| half::f16::from_f32(*value)).collect()),
             Precision::Int8 => Coarse::Int8(scan::Quantized::of(&data, dim)),
         };
-        Self { dim, vectors: data, coarse }
+        Ok(Self { dim, vectors: data, coarse })
     }
 
-    pub(crate) fn dim(&self) -> usize {
+    pub fn dim(&self) -> usize {
         self.dim
     }
 
     /// What it takes.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         let coarse = match &self.coarse {
             Coarse::Exact => 0,
             Coarse::Half(values) => values.len() as u64 * 2,
             Coarse::Int8(quantized) => quantized.bytes(),
+            Coarse::Graph(graph) => graph.bytes(),
         };
         self.vectors.len() as u64 * 4 + coarse
     }
 
     /// Inner product of a row and `vector`, which must be [`VectorIndex::dim`] long.
-    pub(crate) fn similarity(&self, row: u32, vector: &[f32]) -> f32 {
+    pub fn similarity(&self, row: u32, vector: &[f32]) -> f32 {
         let start = row as usize * self.dim;
         scan::dot(&self.vectors[start..start + self.dim], vector)
     }
 
     /// The `depth` rows with the largest inner product, best first, equal ones in the order of rows. Excluded ones don't
     /// count.
-    pub(crate) fn top(&self, query: &[f32], depth: usize, excluded: &HashSet<u32>) -> Vec<(u32, f32)> {
+    pub fn top(&self, query: &[f32], depth: usize, excluded: &HashSet<u32>) -> Vec<(u32, f32)> {
         if query.is_empty() || depth == 0 || self.vectors.is_empty() {
             return Vec::new();
         }
-        let wanted = depth.saturating_mul(OVERSAMPLING);
-        let exact = || scan::best(scan::scores(&self.vectors, query), depth, excluded);
+        let mut coarse = scan::Best::new(depth.saturating_mul(OVERSAMPLING), excluded);
         let coarse = match &self.coarse {
-            Coarse::Exact => return exact(),
-            Coarse::Half(values) => scan::best(scan::scores_f16(values, query), wanted, excluded),
-            Coarse::Int8(quantized) => scan::best(quantized.scores(query), wanted, excluded),
+            Coarse::Exact => return self.exact(query, depth, excluded),
+            Coarse::Half(values) => {
+                scan::scan_f16(values, query, &mut coarse);
+                coarse.into_ordered()
+            }
+            Coarse::Int8(quantized) => {
+                quantized.scan(query, &mut coarse);
+                coarse.into_ordered()
+            }
+            Coarse::Graph(graph) => match graph.search(query, depth.saturating_mul(OVERSAMPLING), excluded) {
+                Some(found) => found,
+                None => return self.exact(query, depth, excluded),
+            },
         };
         let exactly = coarse.into_iter().map(|(row, _)| (row, self.similarity(row, query)));
         scan::ordered(exactly.collect(), depth)
+    }
+
+    fn exact(&self, query: &[f32], depth: usize, excluded: &HashSet<u32>) -> Vec<(u32, f32)> {
+        let mut best = scan::Best::new(depth, excluded);
+        scan::scan_f32(&self.vectors, query, &mut best);
+        best.into_ordered()
     }
 }
 
@@ -103,14 +130,14 @@ mod tests {
         Vectors { dim: DIM, data }
     }
 
-    fn index(items: usize, precision: Precision) -> VectorIndex {
-        VectorIndex::new(vectors(items), precision)
+    fn index(items: usize, precision: Precision, graph_min_items: usize) -> VectorIndex {
+        VectorIndex::build(vectors(items), VectorOptions { precision, graph_min_items }).unwrap()
     }
 
     /// The share of the exact best hundred that is found, over some items as queries; every third item is excluded in
     /// the second half of them. What is found must have its exact similarity.
     fn recall(items: usize, found: &VectorIndex) -> f64 {
-        let exact = index(items, Precision::F32);
+        let exact = index(items, Precision::F32, usize::MAX);
         let third: HashSet<u32> = (0..u32::try_from(items).unwrap()).step_by(3).collect();
         let (mut hits, mut of) = (0, 0);
         for (i, query) in exact.vectors.chunks_exact(DIM).step_by(items / 20).enumerate() {
@@ -129,9 +156,26 @@ mod tests {
 
     #[test]
     fn smaller_numbers_find_nearly_the_same_items() {
-        let half = recall(6_000, &index(6_000, Precision::F16));
+        let half = recall(6_000, &index(6_000, Precision::F16, usize::MAX));
         assert!(half >= 0.999, "f16: {half}");
-        let bytes = recall(6_000, &index(6_000, Precision::Int8));
+        let bytes = recall(6_000, &index(6_000, Precision::Int8, usize::MAX));
         assert!(bytes >= 0.99, "int8: {bytes}");
+    }
+
+    #[test]
+    fn a_graph_finds_nearly_the_same_items_and_no_excluded_one() {
+        let graph = index(6_000, Precision::F32, 6_000);
+        assert!(matches!(graph.coarse, Coarse::Graph(_)));
+        let found = recall(6_000, &graph);
+        assert!(found >= 0.97, "{found}");
+    }
+
+    #[test]
+    fn a_graph_that_is_nearly_all_excluded_still_finds_what_is_left() {
+        let graph = index(2_000, Precision::F32, 1);
+        let query = vectors(2_000).data[..DIM].to_vec();
+        let excluded: HashSet<u32> = (0..1_990).collect();
+        let rows: HashSet<u32> = graph.top(&query, 100, &excluded).into_iter().map(|(row, _)| row).collect();
+        assert_eq!(rows, (1_990..2_000).collect());
     }
 }

@@ -24,23 +24,21 @@ pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-/// The inner product of every vector (row-major, `query.len()` wide) and the query.
-pub(crate) fn scores(vectors: &[f32], query: &[f32]) -> Vec<f32> {
-    vectors.chunks_exact(query.len()).map(|vector| dot(vector, query)).collect()
+/// Offers the inner product of every vector (row-major, `query.len()` wide) and the query.
+pub(crate) fn scan_f32(vectors: &[f32], query: &[f32], best: &mut Best<'_>) {
+    best.offer_all(vectors.chunks_exact(query.len()).map(|vector| dot(vector, query)));
 }
 
 /// The same of vectors that are stored as f16: half the memory to read.
-pub(crate) fn scores_f16(vectors: &[f16], query: &[f32]) -> Vec<f32> {
+pub(crate) fn scan_f16(vectors: &[f16], query: &[f32], best: &mut Best<'_>) {
     // A few rows at a time, so that the widened ones stay in the nearest cache. `half` uses the CPU's own conversion.
     let block = query.len() * ROWS_AT_ONCE;
     let mut wide = vec![0.0; block];
-    let mut scores = Vec::with_capacity(vectors.len() / query.len());
     for narrow in vectors.chunks(block) {
         let wide = &mut wide[..narrow.len()];
         narrow.convert_to_f32_slice(wide);
-        scores.extend(wide.chunks_exact(query.len()).map(|vector| dot(vector, query)));
+        best.offer_all(wide.chunks_exact(query.len()).map(|vector| dot(vector, query)));
     }
-    scores
 }
 
 /// Vectors as bytes, each with its own scale: a quarter of the memory to read.
@@ -61,10 +59,10 @@ impl Quantized {
         quantized
     }
 
-    /// Nearly the inner products with the query, up to one factor for all.
-    pub(crate) fn scores(&self, query: &[f32]) -> Vec<f32> {
+    /// Offers nearly the inner products with the query, up to one factor for all.
+    pub(crate) fn scan(&self, query: &[f32], best: &mut Best<'_>) {
         let (query, _) = quantize(query);
-        wide_scores(&self.codes, &self.scales, &query)
+        wide_scan(&self.codes, &self.scales, &query, best);
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -82,48 +80,89 @@ fn quantize(vector: &[f32]) -> (Vec<i8>, f32) {
 
 /// Written so that the compiler can use whatever registers the caller is compiled for.
 #[inline(always)]
-fn byte_scores(codes: &[i8], scales: &[f32], query: &[i8]) -> Vec<f32> {
+fn byte_scan(codes: &[i8], scales: &[f32], query: &[i8], best: &mut Best<'_>) {
     let product = |codes: &[i8]| {
         codes.iter().zip(query).map(|(a, b)| i32::from(i16::from(*a) * i16::from(*b))).sum::<i32>()
     };
     #[expect(clippy::cast_precision_loss, reason = "a coarse score")]
-    codes.chunks_exact(query.len()).zip(scales).map(|(codes, scale)| product(codes) as f32 * scale).collect()
+    let scores =
+        codes.chunks_exact(query.len()).zip(scales).map(|(codes, scale)| product(codes) as f32 * scale);
+    best.offer_all(scores);
 }
 
-/// [`byte_scores`] with the widest registers that this CPU has.
-fn wide_scores(codes: &[i8], scales: &[f32], query: &[i8]) -> Vec<f32> {
+/// [`byte_scan`] with the widest registers that this CPU has.
+fn wide_scan(codes: &[i8], scales: &[f32], query: &[i8], best: &mut Best<'_>) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-        fn with_avx512(codes: &[i8], scales: &[f32], query: &[i8]) -> Vec<f32> {
-            byte_scores(codes, scales, query)
+        fn with_avx512(codes: &[i8], scales: &[f32], query: &[i8], best: &mut Best<'_>) {
+            byte_scan(codes, scales, query, best);
         }
         #[target_feature(enable = "avx2")]
-        fn with_avx2(codes: &[i8], scales: &[f32], query: &[i8]) -> Vec<f32> {
-            byte_scores(codes, scales, query)
+        fn with_avx2(codes: &[i8], scales: &[f32], query: &[i8], best: &mut Best<'_>) {
+            byte_scan(codes, scales, query, best);
         }
         let has_avx512 = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vnni");
         if has_avx512 {
             #[expect(unsafe_code, reason = "the CPU has just been asked for what the function needs")]
-            return unsafe { with_avx512(codes, scales, query) };
+            return unsafe { with_avx512(codes, scales, query, best) };
         }
         if is_x86_feature_detected!("avx2") {
             #[expect(unsafe_code, reason = "the CPU has just been asked for what the function needs")]
-            return unsafe { with_avx2(codes, scales, query) };
+            return unsafe { with_avx2(codes, scales, query, best) };
         }
     }
-    byte_scores(codes, scales, query)
+    byte_scan(codes, scales, query, best);
 }
 
-/// The `depth` best rows by their scores, best first, equal ones in the order of rows. Excluded ones don't count.
-pub(crate) fn best(scores: Vec<f32>, depth: usize, excluded: &HashSet<u32>) -> Vec<(u32, f32)> {
-    let mut found: Vec<(u32, f32)> = (0_u32..).zip(scores).collect();
-    if !excluded.is_empty() {
-        found.retain(|(row, _)| !excluded.contains(row));
+/// The `depth` best rows of scores that are offered in the order of rows, in little memory: what cannot be among them any
+/// more costs one comparison.
+#[derive(Debug)]
+pub(crate) struct Best<'a> {
+    depth: usize,
+    excluded: &'a HashSet<u32>,
+    next_row: u32,
+    /// At most twice `depth`; those beyond it are cut off when it is full.
+    found: Vec<(u32, f32)>,
+    /// Below or at this, later rows are not among the best: equal ones that came before stand before them.
+    threshold: f32,
+}
+
+impl<'a> Best<'a> {
+    pub(crate) fn new(depth: usize, excluded: &'a HashSet<u32>) -> Self {
+        let threshold = if depth == 0 { f32::INFINITY } else { f32::NEG_INFINITY };
+        Self { depth, excluded, next_row: 0, found: Vec::new(), threshold }
     }
-    ordered(found, depth)
+
+    #[inline(always)]
+    fn offer_all(&mut self, scores: impl Iterator<Item = f32>) {
+        for score in scores {
+            if score > self.threshold {
+                self.keep(score);
+            }
+            self.next_row += 1;
+        }
+    }
+
+    #[inline(never)]
+    fn keep(&mut self, score: f32) {
+        if self.excluded.contains(&self.next_row) {
+            return;
+        }
+        self.found.push((self.next_row, score));
+        if self.found.len() >= self.depth.saturating_mul(2) {
+            self.found.select_nth_unstable_by(self.depth - 1, better);
+            self.found.truncate(self.depth);
+            self.threshold = self.found[self.depth - 1].1;
+        }
+    }
+
+    /// Best first, equal ones in the order of rows.
+    pub(crate) fn into_ordered(self) -> Vec<(u32, f32)> {
+        ordered(self.found, self.depth)
+    }
 }
 
 /// The `depth` best, best first, equal ones in the order of rows.
@@ -167,11 +206,15 @@ mod tests {
             oracle.retain(|(row, _)| !excluded.contains(row));
             oracle.sort_by(better);
             oracle.truncate(depth);
-            prop_assert_eq!(best(scores(&vectors, &query), depth, &excluded), oracle);
+            let mut best = Best::new(depth, &excluded);
+            scan_f32(&vectors, &query, &mut best);
+            prop_assert_eq!(&best.into_ordered(), &oracle);
 
             // Numbers this small are the same as f16.
             let halves: Vec<f16> = vectors.iter().map(|value| f16::from_f32(*value)).collect();
-            prop_assert_eq!(scores_f16(&halves, &query), scores(&vectors, &query));
+            let mut best = Best::new(depth, &excluded);
+            scan_f16(&halves, &query, &mut best);
+            prop_assert_eq!(best.into_ordered(), oracle);
         }
 
         #[test]
@@ -179,10 +222,12 @@ mod tests {
             dim in 1_usize..70, codes in prop::collection::vec(-127_i8..=127, 0..800),
             query in prop::collection::vec(-127_i8..=127, 70),
         ) {
-            let scales = vec![0.5; codes.len() / dim];
+            let (scales, nothing) = (vec![0.5; codes.len() / dim], HashSet::new());
             let codes = &codes[..codes.len() / dim * dim];
-            let wide = wide_scores(codes, &scales, &query[..dim]);
-            prop_assert_eq!(wide, byte_scores(codes, &scales, &query[..dim]));
+            let [mut wide, mut narrow] = [(); 2].map(|()| Best::new(10, &nothing));
+            wide_scan(codes, &scales, &query[..dim], &mut wide);
+            byte_scan(codes, &scales, &query[..dim], &mut narrow);
+            prop_assert_eq!(wide.into_ordered(), narrow.into_ordered());
         }
     }
 }

@@ -5,13 +5,13 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
 };
 
-use endcap_bundle::{Column, ItemTable, Precision};
+use endcap_bundle::{Column, ItemTable};
 use endcap_types::{Compute, DType, FeatureValue, ItemId};
 
 use crate::{
     LoadError, QueryFeatures, Tensor, TensorData,
     binding::{Binding, Slot},
-    index::VectorIndex,
+    index::{VectorIndex, VectorOptions},
     words::Words,
 };
 
@@ -42,7 +42,7 @@ impl ShardTable {
     pub(crate) fn build(
         binding: &Binding,
         table: ItemTable,
-        precision: Precision,
+        options: VectorOptions,
     ) -> Result<Self, LoadError> {
         let mut templates: Vec<Tensor> = binding
             .inputs
@@ -74,7 +74,7 @@ impl ShardTable {
         let words = Words::build(binding, &table)?;
         let rows = table.ids.iter().cloned().zip(0..).collect();
         let ItemTable { ids, columns, vectors } = table;
-        let vectors = vectors.map(|vectors| VectorIndex::new(vectors, precision));
+        let vectors = vectors.map(|vectors| VectorIndex::build(vectors, options)).transpose()?;
         Ok(Self { ids, rows, columns, vectors, templates, words })
     }
 

@@ -10,7 +10,8 @@ use endcap_types::{DType, FeatureName, FeatureValue};
 
 use crate::{
     Encoder, Executor, ExecutorOptions, GoldenMismatch, InferError, LoadError, QueryFeatures, Runtime,
-    ShardTable, Tensor, TensorData, binding::Binding, golden, raw::Signatures, thread::in_background,
+    ShardTable, Tensor, TensorData, binding::Binding, golden, index::VectorOptions, raw::Signatures,
+    thread::in_background,
 };
 
 /// How a version's models are run.
@@ -26,6 +27,8 @@ pub struct ModelOptions {
     /// Longest run that a request makes on its own thread.
     pub inline_max: Duration,
     pub pin_threads: bool,
+    /// Items of a shard from which a graph finds the nearest vectors.
+    pub graph_min_items: usize,
 }
 
 impl Default for ModelOptions {
@@ -37,6 +40,7 @@ impl Default for ModelOptions {
             queue_rows: 20_000,
             inline_max: Duration::from_millis(2),
             pin_threads: false,
+            graph_min_items: 300_000,
         }
     }
 }
@@ -59,7 +63,7 @@ pub struct VersionModel {
     encoder: Option<Encoder>,
     signatures: Signatures,
     memory_bytes: u64,
-    precision: Precision,
+    vectors: VectorOptions,
 }
 
 impl VersionModel {
@@ -89,7 +93,8 @@ impl VersionModel {
         let sizes = files.filter_map(|file| bundle.manifest().files.get(file)).map(|entry| entry.size);
         let memory_bytes = sizes.sum::<u64>() * options.threads.max(1) as u64;
         let precision = spec.retrieval.as_ref().map_or(Precision::F32, |retrieval| retrieval.precision);
-        let model = Self { binding, ranker, encoder, signatures, memory_bytes, precision };
+        let vectors = VectorOptions { precision, graph_min_items: options.graph_min_items };
+        let model = Self { binding, ranker, encoder, signatures, memory_bytes, vectors };
         let golden = bundle.golden()?;
         in_background(|| {
             model.warm_up(&spec.ranker.file, largest)?;
@@ -116,7 +121,7 @@ impl VersionModel {
 
     /// Lays a shard's items out for this ranker, and for the version's own way to scan vectors.
     pub fn bind(&self, table: ItemTable) -> Result<ShardTable, LoadError> {
-        let shard = ShardTable::build(&self.binding, table, self.precision)?;
+        let shard = ShardTable::build(&self.binding, table, self.vectors)?;
         match (self.dim(), shard.dim()) {
             (Some(expected), Some(found)) if expected != found && !shard.is_empty() => {
                 Err(LoadError::Vectors {

@@ -28,6 +28,7 @@ const OPTIONS: ModelOptions = ModelOptions {
     queue_rows: 1000,
     inline_max: Duration::from_millis(2),
     pin_threads: false,
+    graph_min_items: 300_000,
 };
 
 fn bundle(options: &TinyOptions, shards: u32) -> (TempDir, Bundle) {

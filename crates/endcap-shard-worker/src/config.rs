@@ -25,6 +25,7 @@ impl Config {
         let queue_rows = positive(settings, "worker.queue_rows");
         let inline_max = settings.read("worker.inline_max");
         let pin_threads = settings.read("worker.pin_threads");
+        let graph_min_items = positive(settings, "worker.graph_min_items");
         let scan_threads = positive(settings, "worker.scan_threads");
         let memory_budget = settings.read::<ByteSize>("worker.memory_budget");
         if memory_budget == Some(ByteSize(0)) {
@@ -41,6 +42,7 @@ impl Config {
                 queue_rows: queue_rows?,
                 inline_max: inline_max?,
                 pin_threads: pin_threads?,
+                graph_min_items: graph_min_items?,
             },
             scan_threads: scan_threads?,
             memory_budget: memory_budget?.0,
