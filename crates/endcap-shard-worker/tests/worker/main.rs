@@ -16,7 +16,7 @@ use endcap_proto::{
     pb::{self, exchange_request::Call, exchange_response::Reply, score_request::Mode},
 };
 use endcap_types::{RetrievalMode, VersionPin};
-use support::{Worker, until};
+use support::{PATIENCE, Worker, until};
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
