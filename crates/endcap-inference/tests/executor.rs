@@ -51,7 +51,7 @@ async fn only_the_culprit_of_a_failed_batch_fails() {
 
     let (one, culprit, three) = tokio::join!(run([0, 1]), run([2, BEYOND]), run([4, 0]));
     assert_eq!(one.unwrap().output, [0.5, 1.5]);
-    assert!(matches!(culprit, Err(InferError::Failed { .. })), "{culprit:?}");
+    assert!(matches!(culprit, Err(InferError::Refused { .. })), "{culprit:?}");
     assert_eq!(three.unwrap().output, [4.5, 0.5]);
 }
 
