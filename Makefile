@@ -117,7 +117,7 @@ PARTS := $(wildcard crates/*/benches/*.rs)
 
 .PHONY: build-bench
 build-bench: build $(PIPELINES)/stamp
-	$(CARGO) build --release --locked --bin bare-ort --bin bench-echo
+	$(CARGO) build --release --locked --bin bare-ort --bin bare-scan --bin bench-echo
 
 .PHONY: bench-parts
 bench-parts: $(ORT) ## Measure the parts alone (criterion)
@@ -141,6 +141,12 @@ bench-overload: build-bench ## Ask a fleet for 2 and 5 times what it can do: tar
 .PHONY: bench-swap
 bench-swap: build-bench ## Swap versions at 70 % load: target/bench/swap.md
 	$(BENCH)/stress.py swap $(if $(QUICK),--seconds 10,) $(ARGS)
+
+.PHONY: bench-scale
+bench-scale: build-bench ## What shards and items cost, with the fitted lines: target/bench/scale.md
+	$(CARGO) run --release --locked -p endcap-shop -- generate --seed 7 --out $(TOOLS)/shop
+	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(TOOLS)/shop --out $(TOOLS)/shop-source
+	$(BENCH)/scale.py $(if $(QUICK),--shards 1 4 16 --items 10000 100000 --seconds 1 --rounds 1,) $(ARGS)
 
 .PHONY: fmt
 fmt: ## Format the code

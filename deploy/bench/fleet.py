@@ -77,6 +77,8 @@ class Fleet:
     bundle: Path
     cores: set[int]
     settings: list[str] = field(default_factory=list)
+    # A request that this bundle answers in full.
+    probe: list[str] = field(default_factory=lambda: ["--candidates", "item-000000", "--fields", "id_0"])
 
     def __enter__(self) -> "Fleet":
         self.folder = tempfile.TemporaryDirectory(prefix="endcap-bench-")
@@ -112,7 +114,7 @@ class Fleet:
 
     def is_routed(self) -> bool | None:
         """The gateway hears of a promotion by a watch, a moment later."""
-        asked = ["recommend", "--candidates", "item-000000", "--fields", "id_0", "--deadline", "5s"]
+        asked = ["recommend", *self.probe, "--deadline", "5s"]
         answer = run([str(self.programs.endcap), "--gateway", self.gateway, "-o", "json", *asked])
         return True if '"FULL"' in answer else None
 

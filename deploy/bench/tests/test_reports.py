@@ -11,6 +11,7 @@ import machine
 import parts
 import peers
 import pytest
+import scale
 import stress
 
 
@@ -81,3 +82,15 @@ def test_parts_are_read_from_criterion_and_missed_when_there_are_none(tmp_path: 
     folder.mkdir(parents=True)
     (folder / "estimates.json").write_text(json.dumps({"mean": estimate, "slope": None}))
     assert parts.table(tmp_path)[-1] == "| merge/shards/4 | 1.23 us | 1.2 us to 1.3 ms |"
+
+
+def test_the_line_through_points_of_a_law_is_the_law() -> None:
+    a, b = scale.law([(size, 0.5 + 0.25 * size) for size in (1, 10, 1000, 100_000)])
+    assert a == pytest.approx(0.5) and b == pytest.approx(0.25)
+    report = "\n".join(scale.items_report({"f32": [(1000, 0.015), (1_000_000, 13.0)]}))
+    assert "13.00 ms a million items" in report and "13.0 s" in report
+
+
+def test_every_point_is_in_the_picture() -> None:
+    picture = scale.plot({"one": [(1, 1.0), (64, 9.0)], "two": [(1, 2.0), (64, 20.0)]}, "shards", "ms")
+    assert picture.count("<circle") == 4 and picture.count("<polyline") == 2
