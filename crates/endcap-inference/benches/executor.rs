@@ -13,7 +13,7 @@ use ort::{session::Session, value::TensorRef};
 const WIDTH: usize = 192;
 const ROUNDS: usize = 201;
 /// Rows of a request, and requests at once.
-const CASES: [(usize, usize); 4] = [(1, 1), (32, 1), (200, 1), (1, 32)];
+const CASES: [(usize, usize); 5] = [(1, 1), (32, 1), (200, 1), (1, 32), (200, 16)];
 
 fn main() {
     let folder = tempfile::tempdir().unwrap();

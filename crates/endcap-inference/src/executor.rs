@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::{InferError, LoadError, Runtime, Statistics, statistics::Counters, thread};
@@ -294,6 +294,11 @@ impl Shared {
             let took = self.run_batch(&mut lane, batch);
             state = self.state.lock();
             self.finish(&mut state, lane, took);
+            if !self.options.inline_max.is_zero() {
+                // Callers that are ready go first: a thread that kept the session would find that each of them had to
+                // leave its rows to it, and never be done.
+                MutexGuard::unlocked(&mut state, std::thread::yield_now);
+            }
         }
     }
 

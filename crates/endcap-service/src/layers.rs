@@ -11,6 +11,7 @@ use std::{
 
 use endcap_types::{Coded, ErrorCode};
 use futures::{FutureExt as _, TryFutureExt as _, future::BoxFuture};
+use http::HeaderValue;
 use opentelemetry::propagation::Extractor;
 use thiserror::Error;
 use tokio::{sync::Semaphore, time::Instant};
@@ -127,7 +128,9 @@ where
                     Ok(response) => response,
                     Err(error) => to_status(&error, &id).into_http(),
                 };
-                if let Ok(value) = id.as_str().parse() {
+                if let Ok(mut value) = HeaderValue::from_str(id.as_str()) {
+                    // Never the same twice: it would only push out of the connection's table what is.
+                    value.set_sensitive(true);
                     response.headers_mut().insert(HEADER, value);
                 }
                 // Last, so that it counts what the caller saw, whoever decided it.
