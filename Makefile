@@ -4,6 +4,7 @@
 TOOLS      := .tools
 ORT        := $(TOOLS)/onnxruntime/libonnxruntime.so
 PIPELINES  := $(TOOLS)/pipelines
+TRAINERS   := $(TOOLS)/trainers
 BENCH      := $(PIPELINES)/bin/python deploy/bench
 ETCD       := $(TOOLS)/etcd/etcd
 TEST_TOOLS := $(TOOLS)/tests
@@ -73,24 +74,31 @@ bundles/data.endcap: build $(PIPELINES)/stamp
 	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(DATA) --out $(TOOLS)/data-source
 	target/release/endcap bundle pack $(TOOLS)/data-source --file $@ --shards $(SHARDS)
 
-$(PIPELINES)/stamp: deploy/pipelines/requirements.txt deploy/pipelines/setup.sh
-	deploy/pipelines/setup.sh $(PIPELINES)
+$(PIPELINES)/stamp: deploy/pipelines/requirements.txt deploy/python/venv.sh
+	deploy/python/venv.sh $(PIPELINES) deploy/pipelines/requirements.txt deploy/pipelines
 	@touch $@
 
-$(TEST_TOOLS)/stamp: tests/tools/requirements.txt tests/tools/setup.sh
-	tests/tools/setup.sh $(TEST_TOOLS)
+$(TRAINERS)/stamp: deploy/pipelines/trainers.txt deploy/python/venv.sh
+	deploy/python/venv.sh $(TRAINERS) deploy/pipelines/trainers.txt deploy/pipelines
 	@touch $@
 
-$(HELM_TOOLS)/stamp: tests/helm/requirements.txt tests/helm/setup.sh
-	tests/helm/setup.sh $(HELM_TOOLS)
+.PHONY: trainers
+trainers: $(TRAINERS)/stamp ## Get the frameworks that train (TensorFlow, Paddle, LightGBM, Optuna, DVC; 3.2 GB) into .tools
+
+$(TEST_TOOLS)/stamp: tests/tools/requirements.txt deploy/python/venv.sh
+	deploy/python/venv.sh $(TEST_TOOLS) tests/tools/requirements.txt
+	@touch $@
+
+$(HELM_TOOLS)/stamp: tests/helm/requirements.txt deploy/python/venv.sh
+	deploy/python/venv.sh $(HELM_TOOLS) tests/helm/requirements.txt
 	@touch $@
 
 $(ETCD): deploy/etcd/fetch.sh
 	deploy/etcd/fetch.sh $(dir $@)
 	@touch -h $@
 
-$(GRAFANA)/stamp: deploy/grafana/requirements.txt deploy/grafana/setup.sh
-	deploy/grafana/setup.sh $(GRAFANA)
+$(GRAFANA)/stamp: deploy/grafana/requirements.txt deploy/python/venv.sh
+	deploy/python/venv.sh $(GRAFANA) deploy/grafana/requirements.txt
 	@touch $@
 
 .PHONY: dashboards
@@ -108,8 +116,14 @@ setup-tests: $(ORT) $(ETCD) $(PROMETHEUS) $(GRAFANA)/stamp $(PIPELINES)/stamp $(
 .PHONY: test
 test: setup-tests ## Run every test
 	$(CARGO) test --workspace --locked --no-fail-fast
-	$(PIPELINES)/bin/python -m pytest -q deploy/pipelines/tests deploy/bench/tests
+	$(PIPELINES)/bin/python -m pytest -q deploy/pipelines/tests --ignore=$(TRAINING_TESTS) deploy/bench/tests
 	$(HELM_TOOLS)/bin/python -m pytest -q -p no:cacheprovider tests/helm
+
+TRAINING_TESTS := deploy/pipelines/tests/trainers
+
+.PHONY: test-pipelines
+test-pipelines: $(TRAINERS)/stamp ## Run the tests of the trainers, with the real frameworks
+	$(TRAINERS)/bin/python -m pytest -q $(TRAINING_TESTS)
 
 # Measurements are no tests: they need a quiet machine. QUICK=1: everything in the small, in about two minutes.
 QUICK ?=
