@@ -118,10 +118,13 @@ def _unseen(candidate: Measured, stable: Measured, rules: Gate) -> tuple[list[st
 
 
 def validate(params: Params, work: Path) -> None:
-    registered = _registered(work)
-    ready = Endcap.found().validate(params.model, registered["version"])
-    replicas = ready["ready_replicas"]
-    say(f"  version {registered['version']}: golden requests answered by {sum(replicas)} replicas of {len(replicas)} shards")
+    fleet, registered = Endcap.found(), _registered(work)
+    version = registered["version"]
+    found = fleet.show(params.model, version)["digest"]
+    if found != registered["digest"]:
+        raise DataError(f"version {version} of this fleet is {found[:12]}, not {registered['digest'][:12]}: register again")
+    replicas = fleet.validate(params.model, version)["ready_replicas"]
+    say(f"  version {version}: golden requests answered by {sum(replicas)} replicas of {len(replicas)} shards")
 
 
 def compare(params: Params, work: Path) -> None:
