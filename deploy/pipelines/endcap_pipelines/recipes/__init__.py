@@ -47,7 +47,12 @@ class Recipe(Protocol):
 
 # Name to module and class.
 RECIPES = {
+    "keras_click": "endcap_pipelines.recipes.keras_click:ClickModel",
+    "keras_pruned": "endcap_pipelines.recipes.keras_pruned:Pruned",
+    "keras_quantized": "endcap_pipelines.recipes.keras_pruned:Quantized",
     "lightgbm": "endcap_pipelines.recipes.lightgbm:LambdaMart",
+    "linear": "endcap_pipelines.recipes.linear:Linear",
+    "paddle_mlp": "endcap_pipelines.recipes.paddle_mlp:PaddleMlp",
 }
 
 
