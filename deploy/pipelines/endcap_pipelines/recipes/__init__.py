@@ -56,6 +56,14 @@ RECIPES = {
 }
 
 
+def chosen(defaults: Parameters, parameters: Parameters) -> dict[str, int | float | str]:
+    """The defaults with `parameters` over them. Raises ValueError for a name that they do not have."""
+    unknown = [name for name in parameters if name not in defaults]
+    if unknown:
+        raise ValueError(f"parameters has {', '.join(unknown)}; expected some of {', '.join(defaults)}")
+    return {**defaults, **parameters}
+
+
 def recipe(name: str) -> Recipe:
     """Raises KeyError with the names there are, ImportError where its framework is not installed."""
     if name not in RECIPES:

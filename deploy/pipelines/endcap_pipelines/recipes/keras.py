@@ -7,16 +7,16 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
-from collections.abc import Sequence  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np  # noqa: E402
-import onnx  # noqa: E402
-import tensorflow as tf  # noqa: E402
-import tf2onnx  # noqa: E402
-import tf_keras  # noqa: E402
+import numpy as np
+import onnx
+import tensorflow as tf
+import tf2onnx
+import tf_keras
 
-from endcap_pipelines.recipes import Examples, Parameters  # noqa: E402
+from endcap_pipelines.recipes import Examples, Parameters
 
 OPSET = 17
 # The chance that a shopper who sees an item of this grade takes it: ESCI's gains.
@@ -73,10 +73,14 @@ def clicks(examples: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def train(
-    model: tf_keras.Model, examples: Examples, chosen: Parameters, callbacks: Sequence[tf_keras.callbacks.Callback] = ()
+    model: tf_keras.Model,
+    examples: Examples,
+    settings: Parameters,
+    callbacks: Sequence[tf_keras.callbacks.Callback] = (),
 ) -> None:
-    """On clicks, by Adam: `epochs`, `learning_rate`, `batch` are taken from `chosen`."""
+    """On clicks, by Adam: `epochs`, `learning_rate`, `batch` are taken from `settings`."""
     rows, labels, weights = clicks(examples)
-    batches = tf.data.Dataset.from_tensor_slices((rows, labels, weights)).shuffle(len(rows)).batch(int(chosen["batch"]))
-    model.compile(tf_keras.optimizers.Adam(float(chosen["learning_rate"])), loss="binary_crossentropy")
-    model.fit(batches, epochs=int(chosen["epochs"]), callbacks=list(callbacks), verbose=0)
+    examples_of_clicks = tf.data.Dataset.from_tensor_slices((rows, labels, weights))
+    batches = examples_of_clicks.shuffle(len(rows)).batch(int(settings["batch"]))
+    model.compile(tf_keras.optimizers.Adam(float(settings["learning_rate"])), loss="binary_crossentropy")
+    model.fit(batches, epochs=int(settings["epochs"]), callbacks=list(callbacks), verbose=0)

@@ -1,11 +1,11 @@
 """The article's click model, Embedding -> Flatten -> Dense(sigmoid), as a ranker over columns of features.
 
-How it differs from the article's. There the inputs are ids of a user and an item, so that a new item has no embedding and
-a query none at all; the labels are clicks of a log. Here the ids are bins of features: each column is cut at quantiles of
-its training values, inside the graph, so that the fleet feeds the same f32 `features` as to any ranker; an item nobody
-has seen yet is ranked by what its features say. And with no log of clicks, grades stand in: a row counts as clicked with
-the chance that ESCI's gains give its grade. The rest is the article's: one embedding per id, side by side, and one
-dense sigmoid over them all. It is additive: no column changes what another means.
+How it differs from the article's. There the inputs are ids of a user and an item, so that a new item has no embedding
+and a query none at all; the labels are clicks of a log. Here the ids are bins of features: each column is cut at
+quantiles of its training values, inside the graph, so that the fleet feeds the same f32 `features` as to any ranker; an
+item nobody has seen yet is ranked by what its features say. And grades stand in for a log of clicks: a row counts as
+clicked with the chance that ESCI's gains give its grade. The rest is the article's: one embedding per id, side by side,
+and one dense sigmoid over them all. It is additive: no column changes what another means.
 """
 
 from typing import ClassVar
@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from endcap_pipelines.recipes import Examples, Parameters, keras
+from endcap_pipelines.recipes import Examples, Parameters, chosen, keras
 
 
 class Bins(tf_keras.layers.Layer):
@@ -44,17 +44,17 @@ class ClickModel:
     space: ClassVar = {"bins": (4, 32), "width": (2, 16), "epochs": (2, 20), "learning_rate": (0.0005, 0.03)}
 
     def fit(self, examples: Examples, parameters: Parameters, seed: int) -> keras.KerasRanker:
-        chosen = {**self.defaults, **parameters}
+        settings = chosen(self.defaults, parameters)
         keras.seeded(seed)
-        bins, columns = int(chosen["bins"]), len(examples.names)
+        bins, columns = int(settings["bins"]), len(examples.names)
         model = tf_keras.Sequential(
             [
                 tf_keras.layers.InputLayer(input_shape=(columns,)),
                 Bins(edges(examples, bins)),
-                tf_keras.layers.Embedding(columns * bins, int(chosen["width"])),
+                tf_keras.layers.Embedding(columns * bins, int(settings["width"])),
                 tf_keras.layers.Flatten(),
                 tf_keras.layers.Dense(1, activation="sigmoid"),
             ]
         )
-        keras.train(model, examples, chosen)
+        keras.train(model, examples, settings)
         return keras.KerasRanker(model, columns)

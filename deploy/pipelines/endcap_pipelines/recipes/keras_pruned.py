@@ -2,8 +2,8 @@
 
 `Pruned` sets the smallest weights to zero while it trains on; what a bundle saves shows once the file is compressed.
 `Quantized` trains on with every weight of the dense tail rounded to eight bits. TF-MOT's `quantize_model` refuses the
-Embedding and its ids, hence only the tail. What is kept are the rounded weights, in a plain model: TF-MOT's own nodes for
-activations come out of the converter up to 1e-2 off. Eight bits in the file are `endcap_pipelines.optimize`'s work,
+Embedding and its ids, hence only the tail. What is kept are the rounded weights, in a plain model: TF-MOT's own nodes
+for activations come out of the converter up to 1e-2 off. Eight bits in the file are `endcap_pipelines.optimize`'s work,
 which such weights lose little by.
 
 Both are stripped before they are converted, and keep the model they started from, so that `report` can tell size, time
@@ -22,7 +22,7 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 
 from endcap_pipelines import optimize
-from endcap_pipelines.recipes import Examples, Parameters, keras
+from endcap_pipelines.recipes import Examples, Parameters, chosen, keras
 from endcap_pipelines.recipes.keras_click import Bins, edges
 
 # One sign and seven bits, symmetric, as TF-MOT's default for Dense rounds.
@@ -57,28 +57,29 @@ class Pruned:
     }
 
     def fit(self, examples: Examples, parameters: Parameters, seed: int) -> Smaller:
-        chosen = {**self.defaults, **parameters}
+        settings = chosen(self.defaults, parameters)
         keras.seeded(seed)
-        model = _click_model(examples, chosen)
-        keras.train(model, examples, chosen)
+        model = _click_model(examples, settings)
+        keras.train(model, examples, settings)
         before = tf_keras.models.clone_model(model)
         before.set_weights(model.get_weights())
         columns = len(examples.names)
-        after = self.smaller(model, examples, {**chosen, "epochs": chosen["more_epochs"]})
+        after = self.smaller(model, examples, {**settings, "epochs": settings["more_epochs"]})
         return Smaller(after, columns, keras.KerasRanker(before, columns))
 
-    def smaller(self, model: tf_keras.Model, examples: Examples, chosen: Parameters) -> tf_keras.Model:
+    def smaller(self, model: tf_keras.Model, examples: Examples, settings: Parameters) -> tf_keras.Model:
         rows = sum(len(group) for group in examples.rows)
-        steps = int(chosen["epochs"]) * -(-rows // int(chosen["batch"]))
+        steps = int(settings["epochs"]) * -(-rows // int(settings["batch"]))
         # Half of the steps take weights away, the other half mends what that broke.
-        schedule = tfmot.sparsity.keras.PolynomialDecay(0.0, float(chosen["sparsity"]), 0, max(steps // 2, 1), frequency=5)
+        until, sparsity = max(steps // 2, 1), float(settings["sparsity"])
+        schedule = tfmot.sparsity.keras.PolynomialDecay(0.0, sparsity, 0, until, frequency=5)
 
         def wrapped(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
             weighty = isinstance(layer, tf_keras.layers.Embedding | tf_keras.layers.Dense)
             return tfmot.sparsity.keras.prune_low_magnitude(layer, schedule) if weighty else layer
 
         pruning = tf_keras.models.clone_model(model, clone_function=wrapped)
-        keras.train(pruning, examples, chosen, [tfmot.sparsity.keras.UpdatePruningStep()])
+        keras.train(pruning, examples, settings, [tfmot.sparsity.keras.UpdatePruningStep()])
         return tfmot.sparsity.keras.strip_pruning(pruning)
 
 
@@ -86,7 +87,7 @@ class Quantized(Pruned):
     defaults: ClassVar[Parameters] = {name: value for name, value in Pruned.defaults.items() if name != "sparsity"}
     space: ClassVar = {name: values for name, values in Pruned.space.items() if name != "sparsity"}
 
-    def smaller(self, model: tf_keras.Model, examples: Examples, chosen: Parameters) -> tf_keras.Model:
+    def smaller(self, model: tf_keras.Model, examples: Examples, settings: Parameters) -> tf_keras.Model:
         def annotated(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
             dense = isinstance(layer, tf_keras.layers.Dense)
             return tfmot.quantization.keras.quantize_annotate_layer(layer) if dense else layer
@@ -96,7 +97,7 @@ class Quantized(Pruned):
             rounding = tfmot.quantization.keras.quantize_apply(
                 tf_keras.models.clone_model(model, clone_function=annotated)
             )
-        keras.train(rounding, examples, chosen)
+        keras.train(rounding, examples, settings)
         trained = {layer.name.removeprefix("quant_"): layer for layer in rounding.layers}
         for layer in plain.layers:
             found = trained.get(layer.name)
@@ -108,15 +109,15 @@ class Quantized(Pruned):
         return plain
 
 
-def _click_model(examples: Examples, chosen: Parameters) -> tf_keras.Model:
-    bins, columns = int(chosen["bins"]), len(examples.names)
+def _click_model(examples: Examples, settings: Parameters) -> tf_keras.Model:
+    bins, columns = int(settings["bins"]), len(examples.names)
     return tf_keras.Sequential(
         [
             tf_keras.layers.InputLayer(input_shape=(columns,)),
             Bins(edges(examples, bins)),
-            tf_keras.layers.Embedding(columns * bins, int(chosen["width"])),
+            tf_keras.layers.Embedding(columns * bins, int(settings["width"])),
             tf_keras.layers.Flatten(),
-            tf_keras.layers.Dense(int(chosen["hidden"]), activation="relu"),
+            tf_keras.layers.Dense(int(settings["hidden"]), activation="relu"),
             tf_keras.layers.Dense(1, activation="sigmoid"),
         ]
     )

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from endcap_pipelines import ranker
-from endcap_pipelines.recipes import Examples, Parameters
+from endcap_pipelines.recipes import Examples, Parameters, chosen
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Trees:
         return self.booster.predict(rows).astype(np.float32)
 
     def to_onnx(self) -> onnx.ModelProto:
-        return ranker.to_onnx(self.booster, list(self.names), taste=None)
+        return ranker.to_onnx(self.booster, list(self.names))
 
 
 class LambdaMart:
@@ -39,6 +39,6 @@ class LambdaMart:
     }
 
     def fit(self, examples: Examples, parameters: Parameters, seed: int) -> Trees:
-        chosen = {**self.defaults, **parameters}
-        booster = ranker.train(examples.rows, examples.grades, list(examples.names), seed, chosen)
+        settings = chosen(self.defaults, parameters)
+        booster = ranker.train(examples.rows, examples.grades, list(examples.names), seed, settings)
         return Trees(booster, examples.names)

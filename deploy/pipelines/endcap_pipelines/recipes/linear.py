@@ -1,7 +1,7 @@
 """A linear ranker with a list's loss: the softmax cross-entropy of each query's gains (ListNet's top one), ridge-held.
 
-With fewer than some hundred labelled queries it is hard to beat: it cannot learn a query by heart, and the ridge shrinks
-the weights of columns that say the same. Columns are standardised, and what lies far outside is held at `CLIP`.
+With fewer than some hundred labelled queries it is hard to beat: it cannot learn a query by heart, and the ridge
+shrinks the weights of columns that say the same. Columns are standardised, and what lies far outside is held at `CLIP`.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from scipy.optimize import minimize
 
-from endcap_pipelines.recipes import Examples, Parameters
+from endcap_pipelines.recipes import Examples, Parameters, chosen
 
 # ESCI's gains.
 GAINS = np.array([0.0, 0.01, 0.1, 1.0])
@@ -62,8 +62,8 @@ class Linear:
     defaults: ClassVar[Parameters] = {"ridge": 0.3}
     space: ClassVar = {"ridge": (0.01, 10.0)}
 
-    def fit(self, examples: Examples, parameters: Parameters, seed: int) -> Weights:  # noqa: ARG002
-        ridge = float({**self.defaults, **parameters}["ridge"])
+    def fit(self, examples: Examples, parameters: Parameters, seed: int) -> Weights:
+        ridge = float(chosen(self.defaults, parameters)["ridge"])
         rows = np.concatenate(examples.rows).astype(np.float64)
         mean, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-6
         standard = np.clip((rows - mean) / scale, -CLIP, CLIP)

@@ -1,5 +1,4 @@
-"""`python -m endcap_pipelines.recipes.paddle_import --model FOLDER --out ranker.onnx`: an exported Paddle model becomes a
-ranker.
+"""`python -m endcap_pipelines.recipes.paddle_import --model FOLDER --out ranker.onnx`: from an exported Paddle model.
 
 The folder is an inference model as Paddle 3 exports it and AI Studio gives it: one program (`.json`, or `.pdmodel` of
 Paddle 2) and its `.pdiparams`. It must take one f32 [rows, columns] and give one f32 [rows, 1], or [rows].
@@ -17,7 +16,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from endcap_pipelines import optimize
 
-# By default the converter installs a package with pip while it runs; no pip is in the environment, and none may be asked.
+# By default the converter installs a package with pip while it runs. None is in the environment, none may be asked.
 os.environ["PIP_NO_INDEX"] = "1"
 
 OPSET = 17

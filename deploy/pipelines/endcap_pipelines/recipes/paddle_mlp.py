@@ -14,7 +14,7 @@ if "tensorflow" in sys.modules and "paddle" not in sys.modules:
 
 import paddle
 
-from endcap_pipelines.recipes import Examples, Parameters, paddle_import
+from endcap_pipelines.recipes import Examples, Parameters, chosen, paddle_import
 from endcap_pipelines.recipes.linear import CLIP, GAINS
 
 
@@ -67,18 +67,20 @@ class PaddleMlp:
     }
 
     def fit(self, examples: Examples, parameters: Parameters, seed: int) -> PaddleRanker:
-        chosen = {**self.defaults, **parameters}
+        settings = chosen(self.defaults, parameters)
         paddle.seed(seed)
         random = np.random.default_rng(seed)
         rows = np.concatenate(examples.rows).astype(np.float32)
-        model = Mlp(rows.mean(axis=0), rows.std(axis=0) + np.float32(1e-6), int(chosen["hidden"]))
+        model = Mlp(rows.mean(axis=0), rows.std(axis=0) + np.float32(1e-6), int(settings["hidden"]))
         optimizer = paddle.optimizer.AdamW(
-            float(chosen["learning_rate"]), parameters=model.parameters(), weight_decay=float(chosen["weight_decay"])
+            float(settings["learning_rate"]),
+            parameters=model.parameters(),
+            weight_decay=float(settings["weight_decay"]),
         )
         gains = [GAINS[grades].astype(np.float32) for grades in examples.grades]
         # A query without any gain says nothing about an order.
         queries = [i for i, gain in enumerate(gains) if gain.sum() > 0]
-        for _ in range(int(chosen["epochs"])):
+        for _ in range(int(settings["epochs"])):
             for i in random.permutation(queries):
                 scores = model(paddle.to_tensor(examples.rows[i].astype(np.float32)))[:, 0]
                 wanted = paddle.to_tensor(gains[i] / gains[i].sum())
