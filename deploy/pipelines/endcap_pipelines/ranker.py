@@ -1,34 +1,45 @@
 """LambdaMART (LightGBM) on graded labels, and its conversion to ONNX."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import lightgbm as lgb
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+DEFAULTS: Mapping[str, int | float | str] = {
+    "trees": 200,
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 30,
+    "feature_fraction": 0.8,
+    "lambda_l2": 1.0,
+}
 
-def train(rows: Sequence[np.ndarray], grades: Sequence[np.ndarray], names: list[str], seed: int) -> lgb.Booster:
-    """One group of rows per query; grades 0 to 3."""
+
+def train(
+    rows: Sequence[np.ndarray],
+    grades: Sequence[np.ndarray],
+    names: list[str],
+    seed: int,
+    chosen: Mapping[str, int | float | str] = DEFAULTS,
+) -> lgb.Booster:
+    """One group of rows per query; grades 0 to 3. `chosen`: LightGBM's names, but `trees` for its rounds."""
     parameters = {
         "objective": "lambdarank",
         "label_gain": [0, 1, 10, 100],
         "lambdarank_truncation_level": 20,
-        "learning_rate": 0.05,
-        "num_leaves": 15,
-        "min_data_in_leaf": 30,
-        "feature_fraction": 0.8,
-        "lambda_l2": 1.0,
         "num_threads": 1,
         "deterministic": True,
         "force_row_wise": True,
         "seed": seed,
         "verbosity": -1,
+        **{name: value for name, value in chosen.items() if name != "trees"},
     }
     data = lgb.Dataset(
         np.concatenate(rows), np.concatenate(grades), group=[len(group) for group in rows], feature_name=names
     )
-    return lgb.train(parameters, data, num_boost_round=200)
+    return lgb.train(parameters, data, num_boost_round=int(chosen["trees"]))
 
 
 def to_onnx(booster: lgb.Booster, names: list[str]) -> onnx.ModelProto:
