@@ -89,9 +89,7 @@ def evaluate_files(prepared: Prepared, work: Path, session: ort.InferenceSession
         "distributions": {
             "quantiles": QUANTILES,
             "score": np.quantile(scores, QUANTILES).tolist(),
-            "features": {
-                name: np.quantile(rows[:, i], QUANTILES).tolist() for i, name in enumerate(features.names)
-            },
+            "features": {name: np.quantile(rows[:, i], QUANTILES).tolist() for i, name in enumerate(features.names)},
         },
     }
 
