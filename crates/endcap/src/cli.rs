@@ -235,6 +235,8 @@ pub enum ModelCommand {
         /// Only this model.
         model: Option<ModelName>,
     },
+    /// Show one version: where it stands, its offline figures, and what it was made from.
+    Show { model: ModelName, version: Version },
     /// Show every move ever made.
     History { model: ModelName },
     /// Follow registrations, loading, readiness and moves as they happen.

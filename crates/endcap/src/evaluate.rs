@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -35,6 +36,10 @@ pub struct Report {
     pub degraded: usize,
     /// The bundle's own figures, computed outside the fleet.
     pub offline: BTreeMap<String, f64>,
+    /// ndcg@10 of each query, by its id: what a paired comparison of two versions needs.
+    pub queries: BTreeMap<String, f64>,
+    /// How long the median call and nineteen in twenty took, in milliseconds, with `concurrency` in flight.
+    pub latency_ms: BTreeMap<String, f64>,
 }
 
 /// Measures and prints; fails when a tolerance was given and is exceeded.
@@ -43,7 +48,8 @@ pub async fn run(global: &Global, args: EvaluateArgs) -> anyhow::Result<()> {
     if global.output == Output::Json {
         output::json(&json!({
             "metrics": report.metrics, "offline": report.offline, "versions": report.versions,
-            "degraded": report.degraded,
+            "degraded": report.degraded, "queries": report.queries,
+            "latency_ms": report.latency_ms,
         }))?;
     } else {
         print(&report);
@@ -93,19 +99,26 @@ pub async fn measure(global: &Global, args: &EvaluateArgs) -> anyhow::Result<Rep
         let mut client = client.clone();
         async move {
             let request = request(args, &labelled.query);
+            let asked = Instant::now();
             let answer = client
                 .recommend(with_deadline(request, args.deadline))
                 .await
                 .map_err(|e| output::remote(&format!("query {:?}", labelled.query), &global.gateway, &e))?;
-            anyhow::Ok((labelled, answer.into_inner()))
+            anyhow::Ok((labelled, answer.into_inner(), asked.elapsed()))
         }
     }))
     .buffer_unordered(args.concurrency.max(1));
 
     let mut sums = Sums::default();
-    while let Some((labelled, answer)) = answers.try_next().await? {
+    while let Some((labelled, answer, took)) = answers.try_next().await? {
         sums.add(labelled, &answer)?;
-        endcap_bundle::Progress::step(&bar, "labelled queries", sums.queries as u64, labels.len() as u64);
+        sums.took.push(took);
+        endcap_bundle::Progress::step(
+            &bar,
+            "labelled queries",
+            sums.queries.len() as u64,
+            labels.len() as u64,
+        );
     }
     bar.finish();
     Ok(sums.report(offline, catalogue))
@@ -153,8 +166,7 @@ fn read_labels(path: &Path) -> anyhow::Result<Vec<LabelledQuery>> {
 
 #[derive(Default)]
 struct Sums {
-    queries: usize,
-    ndcg_10: f64,
+    queries: BTreeMap<String, f64>,
     recall_10: f64,
     recall_100: f64,
     precision_10: f64,
@@ -162,14 +174,19 @@ struct Sums {
     model: String,
     versions: BTreeSet<u64>,
     degraded: usize,
+    took: Vec<Duration>,
 }
 
 impl Sums {
     fn add(&mut self, labelled: &LabelledQuery, answer: &pb::RecommendResponse) -> anyhow::Result<()> {
         let quality = answer.quality.as_ref().context("an answer has no quality block")?;
         let ranking: Vec<ItemId> = answer.items.iter().map(|item| item.item_id.clone()).collect();
-        self.queries += 1;
-        self.ndcg_10 += ndcg_at(10, &ranking, &labelled.gains);
+        let id = &labelled.query_id;
+        let known = self.queries.insert(id.clone(), ndcg_at(10, &ranking, &labelled.gains));
+        anyhow::ensure!(
+            known.is_none(),
+            "query id {id:?} is there twice in the labelled queries; expected once"
+        );
         self.recall_10 += recall_at(10, &ranking, &labelled.gains);
         self.recall_100 += recall_at(100, &ranking, &labelled.gains);
         self.precision_10 += precision_at(10, &ranking, &labelled.gains);
@@ -183,18 +200,25 @@ impl Sums {
 
     #[expect(clippy::cast_precision_loss, reason = "means of small counts")]
     fn report(self, offline: BTreeMap<String, f64>, catalogue: Option<u64>) -> Report {
-        let queries = self.queries.max(1) as f64;
+        let count = self.queries.len().max(1) as f64;
         let mut metrics = BTreeMap::from([
-            ("ndcg@10".to_owned(), self.ndcg_10 / queries),
-            ("recall@10".to_owned(), self.recall_10 / queries),
-            ("recall@100".to_owned(), self.recall_100 / queries),
-            ("precision@10".to_owned(), self.precision_10 / queries),
-            ("queries".to_owned(), self.queries as f64),
+            ("ndcg@10".to_owned(), self.queries.values().sum::<f64>() / count),
+            ("recall@10".to_owned(), self.recall_10 / count),
+            ("recall@100".to_owned(), self.recall_100 / count),
+            ("precision@10".to_owned(), self.precision_10 / count),
+            ("queries".to_owned(), count),
         ]);
         if let Some(items) = catalogue.filter(|items| *items > 0) {
             metrics.insert("coverage@10".to_owned(), self.shown.len() as f64 / items as f64);
         }
-        Report { metrics, model: self.model, versions: self.versions, degraded: self.degraded, offline }
+        let Self { model, versions, degraded, queries, mut took, .. } = self;
+        took.sort_unstable();
+        let within = |share: usize| took.get((took.len() * share / 100).min(took.len().saturating_sub(1)));
+        let latency_ms = [("p50", within(50)), ("p95", within(95))]
+            .into_iter()
+            .filter_map(|(name, took)| Some((name.to_owned(), took?.as_secs_f64() * 1e3)))
+            .collect();
+        Report { metrics, model, versions, degraded, offline, queries, latency_ms }
     }
 }
 
@@ -211,5 +235,11 @@ fn print(report: &Report) {
     }
     output::line(table);
     let versions: Vec<_> = report.versions.iter().map(u64::to_string).collect();
-    output::line(format!("version {} · {} degraded answers", versions.join(", "), report.degraded));
+    let took: Vec<_> = report.latency_ms.iter().map(|(name, ms)| format!(" · {name} {ms:.1} ms")).collect();
+    output::line(format!(
+        "version {} · {} degraded answers{}",
+        versions.join(", "),
+        report.degraded,
+        took.concat()
+    ));
 }

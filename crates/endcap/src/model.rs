@@ -46,6 +46,7 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> anyhow::Resul
         }
         ModelCommand::Rollback { model, edit } => rollback(global, &model, &edit).await,
         ModelCommand::List { model } => list(global, model.as_ref()).await,
+        ModelCommand::Show { model, version } => show(global, &model, version).await,
         ModelCommand::History { model } => history(global, &model).await,
         ModelCommand::Watch { model } => watch(global, model.as_ref()).await,
     }
@@ -199,13 +200,43 @@ pub(crate) async fn promote_version(
 
 /// Where the aliases of a model stand now.
 async fn rollout_of(global: &Global, model: &ModelName) -> anyhow::Result<pb::Rollout> {
-    let request = pb::ListModelsRequest { model: model.to_string() };
+    let found = models(global, Some(model)).await?.into_iter().next();
+    Ok(found.and_then(|model| model.rollout).unwrap_or_default())
+}
+
+async fn models(global: &Global, model: Option<&ModelName>) -> anyhow::Result<Vec<pb::Model>> {
+    let request = pb::ListModelsRequest { model: model.map(ToString::to_string).unwrap_or_default() };
     let answer = clients::registry(&global.registry)?
         .list_models(with_deadline(request, SHORT))
         .await
         .map_err(|e| output::remote("list", &global.registry, &e))?;
-    let found = answer.into_inner().models.into_iter().next();
-    Ok(found.and_then(|model| model.rollout).unwrap_or_default())
+    Ok(answer.into_inner().models)
+}
+
+async fn show(global: &Global, name: &ModelName, number: Version) -> anyhow::Result<()> {
+    let found = models(global, Some(name)).await?;
+    let known: Vec<_> = found.iter().flat_map(|model| &model.versions).collect();
+    let version = known.iter().find(|version| version.version == number.get()).with_context(|| {
+        format!(
+            "{name} has no version {number}; it has {:?}",
+            known.iter().map(|v| v.version).collect::<Vec<_>>()
+        )
+    })?;
+    if global.output == Output::Json {
+        return output::json(&view::version_json(version));
+    }
+    let mut table = output::table(&["of", "what", "value"], &[]);
+    for (name, value) in view::version_facts(version) {
+        table.add_row(["version".to_owned(), name.to_owned(), value]);
+    }
+    for (name, value) in version.evaluation.iter().collect::<std::collections::BTreeMap<_, _>>() {
+        table.add_row(["offline".to_owned(), name.clone(), format!("{value:.4}")]);
+    }
+    for (name, value) in version.lineage.iter().collect::<std::collections::BTreeMap<_, _>>() {
+        table.add_row(["lineage".to_owned(), name.clone(), value.clone()]);
+    }
+    output::line(table);
+    Ok(())
 }
 
 async fn rollback(global: &Global, model: &ModelName, edit: &EditArgs) -> anyhow::Result<()> {
@@ -230,13 +261,7 @@ fn moved(global: &Global, what: &str, rollout: Option<pb::Rollout>) -> anyhow::R
 }
 
 async fn list(global: &Global, model: Option<&ModelName>) -> anyhow::Result<()> {
-    let request = pb::ListModelsRequest { model: model.map(ToString::to_string).unwrap_or_default() };
-    let models = clients::registry(&global.registry)?
-        .list_models(with_deadline(request, SHORT))
-        .await
-        .map_err(|e| output::remote("list", &global.registry, &e))?
-        .into_inner()
-        .models;
+    let models = models(global, model).await?;
     if global.output == Output::Json {
         return output::json(&models.iter().map(view::model_json).collect::<Vec<_>>());
     }

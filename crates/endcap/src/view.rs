@@ -55,6 +55,24 @@ pub(crate) fn version_row(version: &pb::ModelVersion) -> [String; 10] {
     ]
 }
 
+/// What a version is, beside its figures and its lineage.
+pub(crate) fn version_facts(version: &pb::ModelVersion) -> [(&'static str, String); 7] {
+    let standing = if version.failure.is_empty() {
+        state(version)
+    } else {
+        format!("{}: {}", state(version), version.failure)
+    };
+    [
+        ("model", format!("{} version {}", version.model, version.version)),
+        ("aliases", version.aliases.join(" ")),
+        ("state", standing),
+        ("items", format!("{} in {} shards", version.items_total, version.shard_count)),
+        ("size", crate::output::bytes(version.size_bytes)),
+        ("digest", version.digest.clone()),
+        ("registered", version.registered_at.clone()),
+    ]
+}
+
 pub(crate) fn version_json(version: &pb::ModelVersion) -> Value {
     json!({
         "model": version.model, "version": version.version, "digest": version.digest,

@@ -16,7 +16,7 @@ import polars as pl
 from pandera.errors import SchemaErrors
 
 from endcap_pipelines import drift
-from endcap_pipelines.data import GAINS
+from endcap_pipelines.data import GAINS, DataError
 from endcap_pipelines.text import tokens
 
 # Judged products may have left the catalogue since; when many have, the files are not of one time.
@@ -113,7 +113,8 @@ def check(folder: Path, against: Mapping[str, object] | None = None) -> tuple[li
     profile = drift.profile(frames["products"]) if "products" in frames else {}
     if against and "products" in frames:
         moved = drift.compare(against, frames["products"])
-        findings += [Finding(error, f"products.parquet/{column}", what) for error, column, what in moved]
+        advice = "if it is meant, run once with check.accept_drift"
+        findings += [Finding(error, f"products.parquet/{column}", what, advice) for error, column, what in moved]
     return sorted(findings, key=lambda finding: not finding.error), profile
 
 
@@ -164,16 +165,17 @@ def _references(frames: Mapping[str, pl.DataFrame]) -> Iterator[Finding]:
 
 
 def _leakage(frames: Mapping[str, pl.DataFrame]) -> Iterator[Finding]:
-    """The same query under two ids would stand in a training fold and in the fold that judges it."""
+    """The same query under two ids must not stand in a training fold and in the fold that judges it."""
     if "queries_open" not in frames:
         return
     queries = frames["queries_open"]
     same = queries.with_columns(words=pl.Series([" ".join(sorted(tokens(query))) for query in queries["query"]]))
-    for _, rows in same.group_by(["words"], maintain_order=True):
-        if len(rows) > 1:
-            ids = ", ".join(str(value) for value in rows["query_id"][:5])
-            what = f"{len(rows)} queries are the same but for order and case ({rows['query'][0]!r}: ids {ids})"
-            yield Finding(True, "queries_open.parquet/query", what, "keep one, with the labels of all")
+    groups = [rows for _, rows in same.group_by(["words"], maintain_order=True) if len(rows) > 1]
+    if groups:
+        ids = ", ".join(str(value) for value in groups[0]["query_id"][:5])
+        what = f"{sum(map(len, groups))} of {len(queries)} queries are another's but for order and case"
+        example = f"such as {groups[0]['query'][0]!r} (ids {ids})"
+        yield Finding(False, "queries_open.parquet/query", f"{what}, {example}", "they are kept in one fold")
     if "labels_open" in frames:
         judged = frames["labels_open"]["query_id"].cast(pl.String).implode()
         bare = queries.filter(~pl.col("query_id").cast(pl.String).is_in(judged))
@@ -182,25 +184,38 @@ def _leakage(frames: Mapping[str, pl.DataFrame]) -> Iterator[Finding]:
             yield Finding(False, "queries_open.parquet", what, "they teach nothing and count as 0 in every average")
 
 
+class ChecksFailed(DataError):
+    """The data is not fit. The message is the whole report."""
+
+
+def pass_or_stop(folder: Path, against: Path | None, profile: Path | None) -> list[str]:
+    """The report's lines; ChecksFailed on an error. `against`: the last run's profile, or nothing where there was none.
+    `profile`: where this data's goes; only data that has passed is compared with later."""
+    last = json.loads(against.read_text()) if against and against.is_file() else None
+    findings, found = check(folder, last)
+    errors = sum(finding.error for finding in findings)
+    compared = "compared with the last run" if last else "no last run to compare with"
+    lines = [str(finding) for finding in findings]
+    lines.append(f"{folder}: {errors} errors, {len(findings) - errors} warnings; {compared}")
+    if errors:
+        raise ChecksFailed("\n".join(lines))
+    if profile:
+        profile.parent.mkdir(parents=True, exist_ok=True)
+        profile.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
     parser.add_argument("--profile", type=Path, help="where to write this data's profile, for the next run")
     parser.add_argument("--against", type=Path, help="the profile of the last run; a missing file is no last run")
     arguments = parser.parse_args()
-    last = arguments.against
-    against = json.loads(last.read_text()) if last and last.is_file() else None
-    findings, profile = check(arguments.data, against)
-    for finding in findings:
-        print(finding)
-    errors = sum(finding.error for finding in findings)
-    compared = "compared with the last run" if against else "no last run to compare with"
-    print(f"{arguments.data}: {errors} errors, {len(findings) - errors} warnings; {compared}")
-    if errors:
+    try:
+        print("\n".join(pass_or_stop(arguments.data, arguments.against, arguments.profile)))
+    except ChecksFailed as report:
+        print(report)
         sys.exit(1)
-    if arguments.profile:
-        arguments.profile.parent.mkdir(parents=True, exist_ok=True)
-        arguments.profile.write_text(json.dumps(profile, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ import pyarrow.parquet as pq
 
 from endcap_pipelines.text import normalised
 
+REQUIRED = ["products", "queries_open", "labels_open"]
+# What else a run may have learnt from.
+OPTIONAL = ["events.parquet", "shoppers.parquet", "encoder_fp32.onnx", "tokenizer.json", "item_emb_f16.npy"]
 GAINS = {"Exact": 1.0, "Substitute": 0.1, "Complement": 0.01, "Irrelevant": 0.0}
 GRADES = {"Exact": 3, "Substitute": 2, "Complement": 1, "Irrelevant": 0}
 
@@ -36,12 +39,11 @@ class DataError(Exception):
 
 
 def read(folder: Path) -> Data:
-    names = ["products", "queries_open", "labels_open"]
-    paths = {name: folder / f"{name}.parquet" for name in names}
+    paths = {name: folder / f"{name}.parquet" for name in REQUIRED}
     for path in paths.values():
         if not path.is_file():
             raise DataError(f"{path} is missing; see deploy/pipelines/README.md for the layout")
-    products, queries, labels = (pq.read_table(paths[name]).to_pydict() for name in names)
+    products, queries, labels = (pq.read_table(paths[name]).to_pydict() for name in REQUIRED)
     texts = ["name", "product_class", "category_hierarchy", "brand", "color", "text"]
     columns = {name: [value or "" for value in products[name]] for name in texts}
     numbers = {
@@ -66,5 +68,16 @@ def read(folder: Path) -> Data:
         query_ids=[str(query) for query in queries["query_id"]],
         queries=[normalised(query) for query in queries["query"]],
         labels=[judged[query] for query in queries["query_id"]],
-        fingerprints={name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()},
+        fingerprints=fingerprints(folder),
     )
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of the folder that a run reads, by its name without the ending."""
+    paths = [*(folder / f"{name}.parquet" for name in REQUIRED), *(folder / name for name in OPTIONAL)]
+    return {path.stem: sha256(path) for path in paths if path.is_file()}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

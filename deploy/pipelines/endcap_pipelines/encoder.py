@@ -35,10 +35,25 @@ class Encoder:
         return encode(self.session, self.tokenizer, text, str(self.spec["output"]))
 
 
-def prepare(data: Data, out: Path, seed: int) -> Encoder:
+def prepare(data: Data, out: Path, seed: int, steps: int = STEPS) -> Encoder:
+    """`steps`: of the training, where the folder brings no encoder."""
     if (data.folder / "encoder_fp32.onnx").is_file():
         return _given(data, out)
-    return _trained(data, out, seed)
+    return _trained(data, out, seed, steps)
+
+
+def save(encoder: Encoder, folder: Path) -> None:
+    """What `prepare` has not written: vectors and spec, for `load`."""
+    np.save(folder / "items.npy", encoder.items)
+    (folder / "encoder.json").write_text(json.dumps(encoder.spec, indent=1) + "\n")
+
+
+def load(folder: Path, model: Path | None = None) -> Encoder:
+    """The encoder that `prepare` and `save` left; `model`: another form of its network."""
+    spec = json.loads((folder / "encoder.json").read_text())
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(spec["max_tokens"])
+    return Encoder(np.load(folder / "items.npy"), spec, _session(model or folder / "encoder.onnx"), tokenizer)
 
 
 def encode(session: ort.InferenceSession, tokenizer: Tokenizer, text: str, output: str) -> np.ndarray:
@@ -80,12 +95,13 @@ def _given(data: Data, out: Path) -> Encoder:
     return Encoder(items, _spec("sentence_embedding", items.shape[1], 128), session, tokenizer)
 
 
-def _trained(data: Data, out: Path, seed: int) -> Encoder:
+def _trained(data: Data, out: Path, seed: int, steps: int) -> Encoder:
     texts = [f"{name}. {text}" for name, text in zip(data.columns["name"], data.columns["text"], strict=True)]
     tokenizer = _tokenizer(texts)
     tokenizer.save(str(out / "tokenizer.json"))
     tokenizer.enable_truncation(64)
-    table = _train(data, tokenizer, texts, seed)
+    random = np.random.default_rng(seed)
+    table = _train(_pairs(data, random), tokenizer, texts, random, steps)
     onnx.save(_graph(table), out / "encoder.onnx")
     session = _session(out / "encoder.onnx")
     items = np.stack([encode(session, tokenizer, text, "vector") for text in texts])
@@ -134,14 +150,18 @@ def _bags(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     return [np.array(encoding.ids or [0]) for encoding in tokenizer.encode_batch(list(texts))]
 
 
-def _train(data: Data, tokenizer: Tokenizer, texts: Sequence[str], seed: int) -> np.ndarray:
+def _train(
+    pairs: Sequence[tuple[str, int]],
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    random: np.random.Generator,
+    steps: int,
+) -> np.ndarray:
     """Sums of token embeddings, trained so that a query is nearest to its product (in-batch softmax, Adam)."""
-    random = np.random.default_rng(seed)
-    pairs = _pairs(data, random)
     queries, items = _bags(tokenizer, [query for query, _ in pairs]), _bags(tokenizer, texts)
     table = random.normal(0, 0.1, (tokenizer.get_vocab_size(), DIMENSION))
     first, second = np.zeros_like(table), np.zeros_like(table)
-    for step in range(1, STEPS + 1):
+    for step in range(1, steps + 1):
         batch = random.integers(0, len(pairs), BATCH)
         rows = np.array([pairs[i][1] for i in batch])
         left, right = [queries[i] for i in batch], [items[row] for row in rows]
@@ -158,7 +178,7 @@ def _train(data: Data, tokenizer: Tokenizer, texts: Sequence[str], seed: int) ->
         b_back(gradient, slope.T @ a)
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
-        rate = 0.02 * (1 - step / (STEPS + 1))
+        rate = 0.02 * (1 - step / (steps + 1))
         table -= rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
     return table.astype(np.float32)
 

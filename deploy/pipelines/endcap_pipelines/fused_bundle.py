@@ -8,7 +8,7 @@ import onnxruntime as ort
 from endcap_pipelines import fused, metrics
 from endcap_pipelines.data import Data, read
 from endcap_pipelines.encoder import prepare
-from endcap_pipelines.source import floats, labels, model, popular, say, write_items, write_json, write_lines
+from endcap_pipelines.source import floats, labels, lineage, model, popular, say, write_items, write_json, write_lines
 
 GOLDEN_REQUESTS = 24
 GOLDEN_ITEMS = 24
@@ -32,7 +32,7 @@ def build(folder: Path, out: Path, recipe: fused.Recipe, seed: int) -> None:
     write_json(out / "evaluation.json", {"metrics": summary, "fingerprints": data.fingerprints})
     write_json(out / "features.json", features.schema())
     write_json(out / "popular.json", {"overall": popular(data)})
-    write_json(out / "model.json", model(data, encoder, recipe.names, recipe.retrieval(), seed))
+    write_json(out / "model.json", model(encoder, recipe.names, recipe.retrieval(), lineage(data, seed)))
     numbers = {name: values for name, values in features.items.items() if f"item.{name}" in recipe.names}
     columns = {name: data.columns[name] for name in TEXTS}
     write_items(out / "items.parquet", data, encoder.items, columns, numbers)

@@ -5,8 +5,10 @@ the same minutes, quality as the fleet would answer, and whether a row's score d
 make answers depend on what other shoppers ask. The smallest that loses no more than the budget and is not slower wins.
 """
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -81,7 +83,8 @@ def forms(model: Path, out: Path, calibration: Sequence[Feeds]) -> list[Form]:
     for name, make in makers.items():
         path = out / f"{model.stem}.{name}.onnx"
         try:
-            make(model, path)
+            with _quietly():
+                make(model, path)
         except Exception as error:  # the tools raise whatever they like; a form that cannot be made is not served
             made.append(Form(name, None, f"cannot be made: {str(error).splitlines()[0] if str(error) else error!r}"))
             continue
@@ -90,11 +93,13 @@ def forms(model: Path, out: Path, calibration: Sequence[Feeds]) -> list[Form]:
     return made
 
 
-def judge(made: Sequence[Form], feeds: Feeds, quality: Quality, budget: float) -> list[Verdict]:
+def judge(
+    made: Sequence[Form], feeds: Feeds, quality: Quality, budget: float, timed: Feeds | None = None
+) -> list[Verdict]:
     """Verdicts in the order of `made`, whose first is the original. `feeds`: rows of one request, for timing and for
-    the comparison of rows alone, in company and shuffled."""
+    the comparison of rows alone, in company and shuffled; `timed`: what to time with instead."""
     sessions = {form.name: session(form.path) for form in made if form.path}
-    times = _times(sessions, feeds)
+    times = _times(sessions, timed or feeds)
     original = quality(sessions[made[0].name])
     verdicts = []
     for form in made:
@@ -132,6 +137,15 @@ def neighbours(opened: ort.InferenceSession, feeds: Feeds) -> float:
     return float(max(np.abs(alone - together).max(), np.abs(shuffled - together).max()))
 
 
+def record(verdicts: Sequence[Verdict], chosen: Verdict) -> list[dict[str, object]]:
+    """What each form cost and gained, as JSON."""
+    return [
+        {"form": v.form.name, "served": v is chosen}
+        | {name: getattr(v, name) for name in ["bytes", "time", "quality", "loss", "neighbours", "refused"]}
+        for v in verdicts
+    ]
+
+
 def table(verdicts: Sequence[Verdict], chosen: Verdict) -> Iterator[str]:
     """Lines for a terminal: what each form cost and gained."""
     yield f"{'form':14}{'KiB':>9}{'time':>7}{'quality':>9}{'loss':>8}{'neighbours':>12}  verdict"
@@ -154,6 +168,16 @@ def _refusal(verdict: Verdict, original: bool, budget: float) -> str:
     if verdict.time > SLOWEST:
         return f"takes {verdict.time:.2f} times as long as the original"
     return ""
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The quantizers log advice for what `_static` does and trees do not need."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _graph(source: Path, target: Path) -> None:

@@ -1,48 +1,59 @@
 """LambdaMART (LightGBM) on graded labels, and its conversion to ONNX."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import lightgbm as lgb
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+
+DEFAULTS: Mapping[str, int | float | str] = {
+    "trees": 200,
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 30,
+    "feature_fraction": 0.8,
+    "lambda_l2": 1.0,
+}
 
 
-def train(rows: Sequence[np.ndarray], grades: Sequence[np.ndarray], names: list[str], seed: int) -> lgb.Booster:
-    """One group of rows per query; grades 0 to 3."""
+def train(
+    rows: Sequence[np.ndarray],
+    grades: Sequence[np.ndarray],
+    names: list[str],
+    seed: int,
+    chosen: Mapping[str, int | float | str] = DEFAULTS,
+) -> lgb.Booster:
+    """One group of rows per query; grades 0 to 3. `chosen`: LightGBM's names, but `trees` for its rounds."""
     parameters = {
         "objective": "lambdarank",
         "label_gain": [0, 1, 10, 100],
         "lambdarank_truncation_level": 20,
-        "learning_rate": 0.05,
-        "num_leaves": 15,
-        "min_data_in_leaf": 30,
-        "feature_fraction": 0.8,
-        "lambda_l2": 1.0,
         "num_threads": 1,
         "deterministic": True,
         "force_row_wise": True,
         "seed": seed,
         "verbosity": -1,
+        **{name: value for name, value in chosen.items() if name != "trees"},
     }
     data = lgb.Dataset(
         np.concatenate(rows), np.concatenate(grades), group=[len(group) for group in rows], feature_name=names
     )
-    return lgb.train(parameters, data, num_boost_round=200)
+    return lgb.train(parameters, data, num_boost_round=int(chosen["trees"]))
 
 
-def to_onnx(booster: lgb.Booster, names: list[str], taste: float | None) -> onnx.ModelProto:
-    """`features` [N, k] to `score` [N, 1]: the trees, plus taste x user.price_affinity x item.price_level."""
+def to_onnx(booster: lgb.Booster, names: list[str]) -> onnx.ModelProto:
+    """`features` [N, k] to `score` [N, 1]: the sum of the trees."""
     attributes: dict[str, list] = {}
     trees = [tree["tree_structure"] for tree in booster.dump_model()["tree_info"]]
     for tree_id, tree in enumerate(trees):
         for node in _nodes(tree, tree_id):
             for name, value in node.items():
                 attributes.setdefault(name, []).append(value)
-    trees_node = helper.make_node(
+    node = helper.make_node(
         "TreeEnsembleRegressor",
         ["features"],
-        ["trees" if taste is not None else "score"],
+        ["score"],
         domain="ai.onnx.ml",
         n_targets=1,
         aggregate_function="SUM",
@@ -50,21 +61,11 @@ def to_onnx(booster: lgb.Booster, names: list[str], taste: float | None) -> onnx
         **{name: values for name, values in attributes.items() if name.startswith("nodes_")},
         **_targets(trees),
     )
-    nodes, constants = [trees_node], []
-    if taste is not None:
-        for name, column in [("affinity", "user.price_affinity"), ("level", "item.price_level")]:
-            constants.append(numpy_helper.from_array(np.array([names.index(column)], np.int64), f"{name}_column"))
-            nodes.append(helper.make_node("Gather", ["features", f"{name}_column"], [name], axis=1))
-        constants.append(numpy_helper.from_array(np.array([taste], np.float32), "taste"))
-        nodes.append(helper.make_node("Mul", ["affinity", "level"], ["liking"]))
-        nodes.append(helper.make_node("Mul", ["liking", "taste"], ["personal"]))
-        nodes.append(helper.make_node("Add", ["trees", "personal"], ["score"]))
     graph = helper.make_graph(
-        nodes,
+        [node],
         "ranker",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", len(names)])],
         [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["rows", 1])],
-        constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)])
     model.ir_version = 8

@@ -24,14 +24,22 @@ def popular(data: Data) -> list[str]:
     return [data.ids[item] for item in order[:POPULAR]]
 
 
-def model(data: Data, encoder: Encoder, names: list[str], retrieval: dict[str, object], seed: int) -> dict[str, object]:
+def lineage(data: Data, seed: int) -> dict[str, str]:
+    """Where a version comes from: digests of the data, seed, commit."""
     digest = hashlib.sha256("".join(sorted(data.fingerprints.values())).encode()).hexdigest()
-    lineage = {"data": digest, "seed": str(seed), "trainer": "endcap_pipelines.bundle"}
+    found = {"data": digest, "seed": str(seed), "trainer": "endcap_pipelines"}
+    found |= {f"data.{name}": value for name, value in data.fingerprints.items()}
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
     )
     if commit.returncode == 0:
-        lineage["git_commit"] = commit.stdout.strip()
+        found["git_commit"] = commit.stdout.strip()
+    return found
+
+
+def model(
+    encoder: Encoder, names: list[str], retrieval: dict[str, object], came_from: dict[str, str]
+) -> dict[str, object]:
     return {
         "model": "search-ranker",
         "ranker": {
@@ -41,7 +49,7 @@ def model(data: Data, encoder: Encoder, names: list[str], retrieval: dict[str, o
         },
         "encoder": encoder.spec,
         "retrieval": retrieval,
-        "lineage": lineage,
+        "lineage": came_from,
     }
 
 

@@ -111,10 +111,6 @@ FAULTS = {
         replaced("labels_open", lambda p: p.with_columns(pl.lit("zzz").alias("product_id")).unique("query_id")),
         "labels_open.parquet/product_id: 2 of 2 values are not in products.parquet, such as 'zzz'",
     ),
-    "a query that stands in two folds": (
-        replaced("queries_open", lambda p: p.with_columns(query=pl.Series(["Red kettle", "kettle  RED"]))),
-        "2 queries are the same but for order and case ('Red kettle': ids 1, 2)",
-    ),
     "a position of zero": (
         replaced("events", lambda p: p.with_columns(position=pl.Series([0]))),
         "events.parquet/position: 1 of 1 rows break",
@@ -150,6 +146,13 @@ def test_queries_without_labels_are_a_warning(tmp_path: Path) -> None:
     frames = shop()
     frames["labels_open"] = frames["labels_open"].filter(pl.col("query_id") == 1)
     assert [line.split()[0] for line in found(frames, tmp_path)] == ["warning"]
+
+
+def test_the_same_query_twice_is_a_warning_because_folds_keep_it_together(tmp_path: Path) -> None:
+    frames = shop()
+    frames["queries_open"] = frames["queries_open"].with_columns(query=pl.Series(["Red kettle", "kettle  RED"]))
+    (line,) = found(frames, tmp_path)
+    assert line.startswith("warning") and "2 of 2 queries" in line and "'Red kettle' (ids 1, 2)" in line
 
 
 def test_the_same_catalogue_has_not_drifted(tmp_path: Path) -> None:

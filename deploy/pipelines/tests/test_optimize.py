@@ -90,7 +90,7 @@ def test_trees_have_nothing_to_gain_and_stay_as_they_are(tmp_path: Path) -> None
         {"verbose": -1, "num_threads": 1, "num_leaves": 7}, lgb.Dataset(data, data[:, 0] + data[:, 1]), 20
     )
     path = tmp_path / "ranker.onnx"
-    onnx.save(ranker.to_onnx(booster, ["match.a", "match.b", "match.c"], None), path)
+    onnx.save(ranker.to_onnx(booster, ["match.a", "match.b", "match.c"]), path)
     feeds = {"features": data[:200].astype(np.float32)}
     made = optimize.forms(path, tmp_path / "forms", [feeds])
     judged = optimize.judge(made, feeds, lambda _: 1.0, 0.01)

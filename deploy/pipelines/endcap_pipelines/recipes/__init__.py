@@ -47,8 +47,21 @@ class Recipe(Protocol):
 
 # Name to module and class.
 RECIPES = {
+    "keras_click": "endcap_pipelines.recipes.keras_click:ClickModel",
+    "keras_pruned": "endcap_pipelines.recipes.keras_pruned:Pruned",
+    "keras_quantized": "endcap_pipelines.recipes.keras_pruned:Quantized",
     "lightgbm": "endcap_pipelines.recipes.lightgbm:LambdaMart",
+    "linear": "endcap_pipelines.recipes.linear:Linear",
+    "paddle_mlp": "endcap_pipelines.recipes.paddle_mlp:PaddleMlp",
 }
+
+
+def chosen(defaults: Parameters, parameters: Parameters) -> dict[str, int | float | str]:
+    """The defaults with `parameters` over them. Raises ValueError for a name that they do not have."""
+    unknown = [name for name in parameters if name not in defaults]
+    if unknown:
+        raise ValueError(f"parameters has {', '.join(unknown)}; expected some of {', '.join(defaults)}")
+    return {**defaults, **parameters}
 
 
 def recipe(name: str) -> Recipe:

@@ -1,0 +1,124 @@
+"""The bundle source of the final files, what they answer, and the packed bundle."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from endcap_pipelines import metrics, optimize, pools
+from endcap_pipelines.data import sha256
+from endcap_pipelines.fleet import Endcap
+from endcap_pipelines.params import Params
+from endcap_pipelines.source import floats, labels, lineage, model, popular, say, write_items, write_json, write_lines
+from endcap_pipelines.stages import evaluate, prepare, train
+from endcap_pipelines.stages import optimize as optimized
+from endcap_pipelines.stages.prepare import Prepared
+
+SOURCE = "source"
+PACKED = "bundle.endcap"
+GOLDEN_REQUESTS = 24
+GOLDEN_ITEMS = 24
+QUANTILES = [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]
+TEXTS = ["name", "product_class", "category_hierarchy", "brand", "color", "all"]
+
+
+def run(params: Params, work: Path) -> None:
+    out = work / SOURCE
+    write(params, work, out)
+    packed = Endcap.found().json("bundle", "pack", out, "--file", work / PACKED, "--shards", params.bundle.shards)
+    say(f"  {work / PACKED}: {packed['size_bytes'] / 1024:.0f} KiB, digest {packed['digest'][:12]}")
+
+
+def write(params: Params, work: Path, out: Path) -> None:
+    """The source folder that `endcap bundle pack` packs."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for name in ["ranker.onnx", "encoder.onnx"]:
+        shutil.copyfile(work / optimized.FOLDER / name, out / name)
+    shutil.copyfile(work / prepare.FOLDER / "tokenizer.json", out / "tokenizer.json")
+    prepared = prepare.load(params, work, out / "encoder.onnx")
+    data, features = prepared.data, prepared.features
+    session = optimize.session(out / "ranker.onnx")
+
+    evaluation = evaluate_files(prepared, work, session)
+    write_json(out / "evaluation.json", evaluation)
+    write_json(out / "features.json", features.schema())
+    write_json(out / "popular.json", {"overall": popular(data)})
+    came_from = lineage(data, params.seed) | training(work, out)
+    spec = model(prepared.encoder, features.names, {"depth": pools.DEPTH}, came_from)
+    write_json(out / "model.json", spec | {"model": params.model})
+    columns = {name: features.texts[name] for name in TEXTS}
+    write_items(out / "items.parquet", data, prepared.encoder.items, columns, features.items)
+    write_lines(out / "labels.jsonl", labels(data))
+    write_lines(out / "golden.jsonl", golden(prepared, session))
+    say(f"  ndcg@10 {evaluation['metrics']['ndcg@10']:.4f} by the files that are served")
+
+
+def training(work: Path, out: Path) -> dict[str, str]:
+    """What made the models, and the digests of what came out."""
+    facts = json.loads((work / train.FACTS).read_text())
+    served = {name: next(f for f in forms if f["served"]) for name, forms in optimized.forms(work).items()}
+    found = {"recipe": facts["recipe"], "parameters": json.dumps(facts["parameters"], sort_keys=True)}
+    found |= {"shuffled_labels": "true"} if facts["shuffled_labels"] else {}
+    found["ranker.trained"] = sha256(work / train.MODEL)
+    for name in ["ranker", "encoder"]:
+        found[name] = sha256(out / f"{name}.onnx")
+        found[f"{name}.form"] = served[name]["form"] if name in served else "as it was"
+    return found
+
+
+def evaluate_files(prepared: Prepared, work: Path, session: ort.InferenceSession) -> dict[str, object]:
+    """What the fleet will answer with the final files, computed without it; and what came before them."""
+    data, features = prepared.data, prepared.features
+    answers = optimized.answers(prepared, session)
+    found = metrics.summary(answers, data.gains, len(data.ids))
+    found |= json.loads((work / evaluate.EVALUATION).read_text())["metrics"]
+    forms = optimized.forms(work)
+    for name, tried in forms.items():
+        before, served = tried[0], next(form for form in tried if form["served"])
+        found |= {f"{name}_bytes_before": before["bytes"], f"{name}_bytes": served["bytes"]}
+        found |= {f"{name}_time": served["time"], f"{name}_loss": served["loss"]}
+    rows = np.concatenate([pool.rows for pool in prepared.pools])
+    scores = session.run(["score"], {"features": rows})[0][:, 0]
+    return {
+        "metrics": found,
+        "fingerprints": data.fingerprints,
+        "forms": forms,
+        "distributions": {
+            "quantiles": QUANTILES,
+            "score": np.quantile(scores, QUANTILES).tolist(),
+            "features": {name: np.quantile(rows[:, i], QUANTILES).tolist() for i, name in enumerate(features.names)},
+        },
+    }
+
+
+def golden(prepared: Prepared, session: ort.InferenceSession) -> list[dict[str, object]]:
+    """Complete requests with what they must give, taken from ONNX Runtime on the final files."""
+    data, encoder, features, made = prepared.data, prepared.encoder, prepared.features, prepared.pools
+    requests = []
+    step = max(len(made) // GOLDEN_REQUESTS, 1)
+    for number, i in enumerate(range(0, len(made), step)):
+        query, pool = data.queries[i], made[i]
+        vector = encoder.encode(query)
+        spread = max(len(pool.training) // GOLDEN_ITEMS, 1)
+        items = pool.training[::spread][:GOLDEN_ITEMS]
+        similarities = encoder.items.astype(np.float32) @ vector
+        rows = features.rows(query, similarities[items], items)
+        given: dict[str, list[float]] = {}
+        if features.personal:
+            given["user.price_affinity"] = [[-0.75, 0.0, 0.5][number % 3]]
+            rows[:, features.names.index("user.price_affinity")] = given["user.price_affinity"][0]
+        scores = session.run(["score"], {"features": rows})[0][:, 0]
+        requests.append(
+            {
+                "query": query,
+                "features": given,
+                "query_vector": floats(vector),
+                "item_ids": [data.ids[item] for item in items],
+                "inputs": {"features": [floats(row) for row in rows]},
+                "scores": floats(scores),
+            }
+        )
+    return requests

@@ -1,0 +1,104 @@
+"""Ranker and encoder in the smallest form that loses no more than the budget; the originals stay in the work folder."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from endcap_pipelines import metrics, optimize, pools
+from endcap_pipelines.optimize import Feeds, Verdict
+from endcap_pipelines.params import Params
+from endcap_pipelines.source import say, write_json
+from endcap_pipelines.stages import prepare, train
+from endcap_pipelines.stages.prepare import Prepared
+
+FOLDER = "optimized"
+FORMS = "optimized/forms.json"
+# Requests whose inputs tell the quantizer the ranges, and queries that are timed and shuffled together.
+CALIBRATION, QUERIES = 32, 32
+
+
+def run(params: Params, work: Path) -> None:
+    prepared = prepare.load(params, work)
+    out = work / FOLDER
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    originals = {"ranker": work / train.MODEL, "encoder": work / prepare.FOLDER / "encoder.onnx"}
+    found: dict[str, list[dict[str, object]]] = {}
+    for name, choose in [("ranker", _ranker), ("encoder", _encoder)]:
+        served = out / f"{name}.onnx"
+        if name not in params.optimize.models:
+            shutil.copyfile(originals[name], served)
+            continue
+        verdicts = choose(params, prepared, work, originals[name])
+        best = optimize.choose(verdicts)
+        shutil.copyfile(best.form.path, served)
+        say(f"  {name}")
+        for line in optimize.table(verdicts, best):
+            say(f"    {line}")
+        found[name] = optimize.record(verdicts, best)
+    write_json(work / FORMS, found)
+
+
+def forms(work: Path) -> dict[str, list[dict[str, object]]]:
+    """By model, what each of its forms cost and gained."""
+    return json.loads((work / FORMS).read_text())
+
+
+def _ranker(params: Params, prepared: Prepared, work: Path, original: Path) -> list[Verdict]:
+    calibration = [{"features": pool.rows} for pool in prepared.pools[:CALIBRATION]]
+    made = optimize.forms(original, work / FOLDER / "ranker", calibration)
+
+    def quality(opened: ort.InferenceSession) -> float:
+        return _ndcg(prepared, pools.rankings(prepared.data, prepared.pools, opened))
+
+    return optimize.judge(made, calibration[0], quality, params.optimize.budget)
+
+
+def _encoder(params: Params, prepared: Prepared, work: Path, original: Path) -> list[Verdict]:
+    """Judged by what is retrieved and ranked with its vectors of the queries; the items' vectors stay."""
+    ranker = optimize.session(work / FOLDER / "ranker.onnx")
+    queries = prepared.data.queries
+    calibration = [_batch(prepared, [query]) for query in queries[:CALIBRATION]]
+    made = optimize.forms(original, work / FOLDER / "encoder", calibration)
+
+    def quality(opened: ort.InferenceSession) -> float:
+        return _ndcg(prepared, answers(with_encoder(prepared, opened), ranker))
+
+    # Queries come one at a time: that is what is timed.
+    longest = max(calibration, key=lambda feeds: feeds["input_ids"].size)
+    return optimize.judge(made, _batch(prepared, queries[:QUERIES]), quality, params.optimize.budget, longest)
+
+
+def with_encoder(prepared: Prepared, session: ort.InferenceSession) -> Prepared:
+    return replace(prepared, encoder=replace(prepared.encoder, session=session))
+
+
+def answers(prepared: Prepared, ranker: ort.InferenceSession) -> list[list[str]]:
+    """What the fleet will answer to each labelled query with this encoder and this ranker."""
+    data = prepared.data
+    found = []
+    for query in data.queries:
+        retrieved, similarities = pools.retrieve(data, prepared.encoder, query)
+        rows = prepared.features.rows(query, similarities[retrieved], retrieved)
+        found.append(pools.ranking(data, retrieved, ranker.run(["score"], {"features": rows})[0][:, 0]))
+    return found
+
+
+def _ndcg(prepared: Prepared, rankings: list[list[str]]) -> float:
+    gains = prepared.data.gains
+    return float(np.mean([metrics.ndcg(10, r, g) for r, g in zip(rankings, gains, strict=True)]))
+
+
+def _batch(prepared: Prepared, queries: list[str]) -> Feeds:
+    """Queries as one input, the shorter ones filled up."""
+    encodings = [prepared.encoder.tokenizer.encode(query) for query in queries]
+    longest = max(1, max(len(encoding.ids) for encoding in encodings))
+    ids, mask = np.zeros((len(queries), longest), np.int64), np.zeros((len(queries), longest), np.int64)
+    for row, encoding in enumerate(encodings):
+        ids[row, : len(encoding.ids)] = encoding.ids
+        mask[row, : len(encoding.ids)] = encoding.attention_mask
+    return {"input_ids": ids, "attention_mask": mask}
