@@ -191,8 +191,7 @@ bench-swap: build-bench ## Swap versions at 70 % load: target/bench/swap.md
 	$(BENCH)/stress.py swap $(if $(QUICK),--seconds 10,) $(ARGS)
 
 .PHONY: bench-scale
-bench-scale: build-bench ## What shards and items cost, with the fitted lines: target/bench/scale.md
-	$(CARGO) run --release --locked -p endcap-shop -- generate --seed 7 --out $(TOOLS)/shop
+bench-scale: build-bench $(SHOP) ## Measure what shards and items cost, with the fitted lines: target/bench/scale.md
 	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(TOOLS)/shop --out $(TOOLS)/shop-source
 	$(BENCH)/scale.py $(if $(QUICK),--shards 1 4 16 --items 10000 100000 --seconds 1 --rounds 1,) $(ARGS)
 
