@@ -124,7 +124,7 @@ def floor(run: Run) -> Measure:
 
     def measure(rows: int) -> float:
         done = subprocess.run(
-            [str(program), str(model), str(rows), str(run.seconds)],
+            [str(program), str(model), str(rows), str(run.sizes.rows), str(run.seconds)],
             capture_output=True,
             text=True,
             env=environment(),
