@@ -136,7 +136,7 @@ def swap(scene: Scene, seconds: float, bundles: list[Path]) -> list[str]:
         raise NotRun(outcome["failed"])
     started = step["started_unix_ms"] / 1000
     marks = [("steady", started, started + rest), *phases.marks]
-    base = percentile(inside(step, started, started + rest), 0.99)
+    base = percentile(inside(step, 0, rest), 0.99)
     lines = [
         f"{rate:.0f} requests a second, 70 % of the peak of {scene.peak:.0f}. Errors: {step['errors'] or 'none'}. "
         f"Rungs: {step['rungs']}.",

@@ -31,27 +31,21 @@ impl ClientId {
 }
 
 /// Requests in flight, by client.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Admission {
-    /// More than this the server does not let through.
-    limit: usize,
     /// Only clients that have some: no more than there are requests in flight.
     clients: Mutex<HashMap<ClientId, usize>>,
 }
 
 impl Admission {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, clients: Mutex::default() }
-    }
-
-    /// A place for one request, until it is dropped.
-    pub(crate) fn enter(&self, client: ClientId) -> Result<Place<'_>, RecommendError> {
+    /// A place for one request, until it is dropped. `limit`: more than so many the server does not let through now.
+    pub(crate) fn enter(&self, client: ClientId, limit: usize) -> Result<Place<'_>, RecommendError> {
         let mut clients = self.clients.lock();
         let in_flight: usize = clients.values().sum();
         let own = clients.get(&client).copied().unwrap_or_default();
         let others = clients.len() - usize::from(own > 0);
-        let share = (self.limit / (others + 1)).max(1);
-        if in_flight >= self.limit - self.limit / 4 && own >= share {
+        let share = (limit / (others + 1)).max(1);
+        if in_flight >= limit - limit / 4 && own >= share {
             metrics::shed_client();
             return Err(RecommendError::OverShare { client: client.0.as_ref().to_owned(), own, share });
         }
@@ -93,24 +87,24 @@ mod tests {
 
     /// As many places as the client gets.
     fn fill<'a>(admission: &'a Admission, name: &str, most: usize) -> Vec<Place<'a>> {
-        std::iter::from_fn(|| admission.enter(client(name)).ok()).take(most).collect()
+        std::iter::from_fn(|| admission.enter(client(name), 100).ok()).take(most).collect()
     }
 
     #[test]
     fn a_client_alone_may_have_everything() {
-        let admission = Admission::new(100);
+        let admission = Admission::default();
         assert_eq!(fill(&admission, "a", 1000).len(), 100);
     }
 
     #[test]
     fn a_flood_leaves_the_others_their_share() {
-        let admission = Admission::new(100);
+        let admission = Admission::default();
         let small = fill(&admission, "small", 1);
         let flood = fill(&admission, "flood", 1000);
         assert_eq!(flood.len(), 74, "three quarters, together with the other's");
         let late = fill(&admission, "late", 25);
         assert_eq!(late.len(), 25, "all that is left is for those below their share");
-        let error = admission.enter(client("flood")).unwrap_err();
+        let error = admission.enter(client("flood"), 100).unwrap_err();
         assert_eq!(error.code(), ErrorCode::Overloaded);
         assert!(error.retry_after().is_some() && error.to_string().contains("flood"), "{error}");
         drop((flood, late, small));

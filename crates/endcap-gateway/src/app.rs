@@ -59,7 +59,7 @@ impl App {
     /// Binds, registers, and begins to follow the fleet; ready once the first routing snapshot is there.
     pub async fn build(config: Config, deps: Deps) -> anyhow::Result<Self> {
         let (tasks, readiness) = (Tasks::new(), Readiness::new());
-        let admission = Arc::new(Admission::new(config.grpc.max_in_flight));
+        let admission = Arc::<Admission>::default();
         let server = GrpcServer::bind("gateway", config.grpc).await?;
         let (session, driver) = Session::start(Arc::clone(&deps.coordinator), config.lease_ttl);
         run(&tasks, "session", driver);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use endcap_proto::pb::{self, recommend_service_server::RecommendService};
-use endcap_service::{Deadline, RequestId, status::to_status};
+use endcap_service::{Deadline, InFlightLimit, RequestId, status::to_status};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -30,7 +30,8 @@ impl RecommendService for RecommendGrpc {
         let deadline = Deadline::of(&request, self.recommend.config.default_deadline);
         let call = Call { deadline, id: RequestId::of(&request) };
         let client = ClientId::of(request.metadata());
-        match self.answer(client, request.into_inner(), &call).await {
+        let limit = request.extensions().get().map_or(usize::MAX, |InFlightLimit(limit)| *limit);
+        match self.answer((client, limit), request.into_inner(), &call).await {
             Ok(answer) => Ok(Response::new(answer.into_wire(&call.id))),
             Err(error) => Err(to_status(&error, &call.id)),
         }
@@ -40,11 +41,11 @@ impl RecommendService for RecommendGrpc {
 impl RecommendGrpc {
     async fn answer(
         &self,
-        client: ClientId,
+        (client, limit): (ClientId, usize),
         wire: pb::RecommendRequest,
         call: &Call,
     ) -> Result<Answer, RecommendError> {
-        let _place = self.admission.enter(client)?;
+        let _place = self.admission.enter(client, limit)?;
         let asked = Asked::from_wire(wire, &self.recommend.config.limits)?;
         self.recommend.run(asked, call).await
     }

@@ -14,7 +14,7 @@ use futures::{FutureExt as _, TryFutureExt as _, future::BoxFuture};
 use http::HeaderValue;
 use opentelemetry::propagation::Extractor;
 use thiserror::Error;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field::Empty};
@@ -23,6 +23,7 @@ use crate::{
     Deadline, RequestId,
     deadline::parse_grpc_timeout,
     exchange::Calls,
+    limit::Limit,
     metrics::{self, InFlight},
     request_id::HEADER,
     status::to_status,
@@ -61,17 +62,20 @@ impl Coded for CallError {
     }
 }
 
+/// How many calls the server takes at once now: an extension of each request.
+#[derive(Debug, Clone, Copy)]
+pub struct InFlightLimit(pub usize);
+
 /// Wraps the routes of a server.
 #[derive(Debug, Clone)]
 pub(crate) struct CallLayer {
     role: &'static str,
-    max_in_flight: usize,
-    in_flight: Arc<Semaphore>,
+    limit: Arc<Limit>,
 }
 
 impl CallLayer {
     pub(crate) fn new(role: &'static str, max_in_flight: usize) -> Self {
-        Self { role, max_in_flight, in_flight: Arc::new(Semaphore::new(max_in_flight)) }
+        Self { role, limit: Arc::new(Limit::new(max_in_flight)) }
     }
 }
 
@@ -117,6 +121,7 @@ where
         request.extensions_mut().insert(id.clone());
         // For handlers that take further calls from a stream.
         request.extensions_mut().insert(Calls(layer.clone()));
+        request.extensions_mut().insert(InFlightLimit(layer.limit.now()));
         let rpc = rpc_name(request.uri().path());
         // One span per call; handlers and use cases add theirs inside.
         let span = layer.span(rpc, &id, &traces::Headers(request.headers()));
@@ -171,10 +176,10 @@ impl CallLayer {
             return Err(CallError::ExpiredOnArrival);
         }
         // Before any work: beyond this many, everyone would only be slower.
-        let Ok(_place) = self.in_flight.try_acquire() else {
+        let _place = self.limit.enter().map_err(|in_flight| {
             metrics::rejected(self.role, "in_flight");
-            return Err(CallError::Full { in_flight: self.max_in_flight });
-        };
+            CallError::Full { in_flight }
+        })?;
         let _counted = InFlight::enter(self.role);
         // Innermost: a fault of one call must not take the connection, with everyone else's calls, down.
         let guarded = AssertUnwindSafe(work)
@@ -182,7 +187,9 @@ impl CallLayer {
             .map_err(|panic| CallError::Panicked { message: panic_message(panic.as_ref()) });
         match deadline {
             Some(deadline) => {
+                let (began, had) = (Instant::now(), deadline.remaining());
                 let raced = tokio::time::timeout_at(deadline.instant(), guarded).await;
+                self.limit.answered(began.elapsed(), had);
                 raced.unwrap_or_else(|_elapsed| {
                     metrics::expired("handler");
                     Err(CallError::Expired)

@@ -11,6 +11,7 @@ pub mod config;
 mod deadline;
 pub mod exchange;
 mod layers;
+mod limit;
 pub mod metrics;
 mod readiness;
 mod request_id;
@@ -22,6 +23,7 @@ pub mod traces;
 
 pub use config::{ConfigProblems, Settings};
 pub use deadline::Deadline;
+pub use layers::InFlightLimit;
 pub use readiness::{Latch, Readiness, ReadinessParts};
 pub use request_id::RequestId;
 pub use server::{GrpcConfig, GrpcServer, ServeError};
