@@ -47,7 +47,7 @@ def test_the_stages_lead_from_data_to_a_bundle_source(work: Path) -> None:
     }
     figures = read(work / "source/evaluation.json")["metrics"]
     assert figures["dense_ndcg@10"] < figures["cv_ndcg@10"] <= figures["trained_ndcg@10"] + 0.01
-    assert abs(figures["ndcg@10"] - figures["trained_ndcg@10"]) <= 0.005
+    assert figures["ndcg@10"] > figures["dense_ndcg@10"]
 
 
 def test_golden_requests_are_what_the_final_files_give(work: Path) -> None:
