@@ -1,4 +1,4 @@
-"""Recipes that rank the fused lists of words and vectors: a given LambdaMART of 22 features, or the fusion itself."""
+"""What ranks the fused lists of words and vectors: a given LambdaMART, one trained here, or the fusion itself."""
 
 import shutil
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from endcap_pipelines.data import Data, DataError
+from endcap_pipelines.data import GRADES, Data, DataError
 from endcap_pipelines.encoder import Encoder
 from endcap_pipelines.lists import RRF_K, Bm25, Lists, reciprocal
+from endcap_pipelines.pools import Pool
 from endcap_pipelines.text import distinct, tokens
 
 ALL = ["brand", "name", "product_class", "color", "text"]
@@ -35,6 +36,8 @@ class Recipe:
     features: dict[str, dict[str, object] | None]
     list_depth: int
     depth: int
+    # What trains it on the labels (endcap_pipelines.recipes); nothing if it is not trained here.
+    trainer: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -67,6 +70,14 @@ def lambdamart_22() -> Recipe:
         "match.bm25_over_top": {"kind": "lexical_over_top"},
     }
     return Recipe(features, LISTED, POOL)
+
+
+def fielded() -> Recipe:
+    """The 22 features, and in which of an item's fields the query's rarer words are found. Trained here."""
+    fields = {"brand": ["brand"], "class": ["product_class"], "hier": ["category_hierarchy"], "color": ["color"]}
+    fields |= {"text": ["text"], "all": ALL}
+    shares = {f"match.idf_share_{name}": {"kind": "idf_share", "columns": columns} for name, columns in fields.items()}
+    return Recipe({**lambdamart_22().features, **shares}, LISTED, POOL, trainer="linear")
 
 
 def rrf() -> Recipe:
@@ -113,6 +124,12 @@ class FusedFeatures:
         joined = {name: _joined(data, parts) for name, parts in SHARES.items()}
         self.sets = {name: [set(tokens(text)) for text in joined[name]] for name in SHARES}
         self.names = [" ".join(tokens(text)) for text in columns["name"]]
+        # The features that `lambdamart_22` does not have.
+        self.shares = {
+            name: IdfShare(_joined(data, compute["columns"]))
+            for name, compute in recipe.features.items()
+            if name.startswith("match.idf_share_")
+        }
         reviews = np.nan_to_num(data.numbers["review_count"])
         self.items = {
             "name_len": (np.array([len(name) for name in self.names]) / 100).astype(np.float32),
@@ -136,6 +153,22 @@ class FusedFeatures:
 
     def pool(self, lists: Lists) -> np.ndarray:
         return lists.fused(self.by_id)[: self.recipe.depth]
+
+    def training_pool(self, data: Data, i: int) -> Pool:
+        """A labelled query's pool, for training with the judged items beside it."""
+        query = data.queries[i]
+        lists = self.lists(query)
+        retrieved = self.pool(lists)
+        index = {item: row for row, item in enumerate(data.ids)}
+        judged = {index[item]: GRADES[label] for item, label in data.labels[i].items()}
+        training = np.array(sorted({*retrieved.tolist(), *judged}), dtype=np.int64)
+        return Pool(
+            retrieved=retrieved,
+            rows=self.rows(query, lists, retrieved),
+            training=training,
+            training_rows=self.rows(query, lists, training),
+            grades=np.array([judged.get(item, 0) for item in training]),
+        )
 
     def rows(self, query: str, lists: Lists, items: np.ndarray) -> np.ndarray:
         """[len(items), features] f32."""
@@ -167,10 +200,25 @@ class FusedFeatures:
         }
         for name, sets in self.sets.items():
             values[f"match.{name}"] = [sum(t in sets[i] for t in wanted) / max(len(wanted), 1) for i in items]
+        for name, share in self.shares.items():
+            values[name] = share.of(wanted, items)
         for name, column in self.items.items():
             chosen = column[items]
             values[f"item.{name}"] = np.where(np.isnan(chosen), self.defaults[f"item.{name}"], chosen)
         return np.stack([np.asarray(values[name], np.float32) for name in self.recipe.names], axis=1)
+
+
+class IdfShare:
+    """The share of a query's distinct tokens that a text has, each weighted by its idf among these texts."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.bm25 = Bm25(texts)
+        self.sets = [set(tokens(text)) for text in texts]
+
+    def of(self, wanted: list[str], items: np.ndarray) -> list[float]:
+        weights = {token: self.bm25.idf(token) for token in wanted}
+        total = sum(weights.values())
+        return [sum(weights[t] for t in wanted if t in self.sets[i]) / total if total else 0.0 for i in items]
 
 
 def _joined(data: Data, parts: list[str]) -> list[str]:
