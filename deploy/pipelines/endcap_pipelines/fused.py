@@ -74,8 +74,9 @@ def lambdamart_22() -> Recipe:
 
 def fielded() -> Recipe:
     """The 22 features, and in which of an item's fields the query's rarer words are found. Trained here."""
-    fields = {"brand": ["brand"], "class": ["product_class"], "hier": ["category_hierarchy"], "color": ["color"]}
-    fields |= {"text": ["text"], "all": ALL}
+    kind, path = "product_class", "category_hierarchy"
+    fields = {"brand": ["brand"], "class": [kind], "hier": [path], "color": ["color"], "text": ["text"], "all": ALL}
+    fields |= {"title": ["name", "brand", "color"], "class_hier": [kind, path], "everything": [*ALL, path]}
     shares = {f"match.idf_share_{name}": {"kind": "idf_share", "columns": columns} for name, columns in fields.items()}
     return Recipe({**lambdamart_22().features, **shares}, LISTED, POOL, trainer="linear")
 

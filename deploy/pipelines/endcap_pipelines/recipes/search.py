@@ -1,9 +1,9 @@
-"""`python -m endcap_pipelines.recipes.search --data FOLDER --recipe NAME`: a recipe's best parameters, in a time budget.
+"""`python -m endcap_pipelines.recipes.search --data FOLDER --recipe NAME`: a recipe's best parameters in a time budget.
 
-Optuna's TPE proposes, from the recipe's own bounds; cross-validation judges, with queries of the same words in one fold.
-The recipe's defaults are tried first, so that the answer is never worse by this measure. The same seed proposes the
-same trials in the same order: a larger budget only goes on. What was chosen by these folds looks a little better on
-them than it is; `compare` with another number of folds tells how much.
+Optuna's TPE proposes, from the recipe's own bounds. Cross-validation judges, with queries of the same words in one
+fold. The recipe's defaults are tried first, so that the answer is never worse by this measure. The same seed proposes
+the same trials in the same order: a larger budget only goes on. What was chosen by these folds looks a little better
+on them than it is.
 """
 
 import argparse
