@@ -5,6 +5,7 @@ TOOLS      := .tools
 ORT        := $(TOOLS)/onnxruntime/libonnxruntime.so
 PIPELINES  := $(TOOLS)/pipelines
 TRAINERS   := $(TOOLS)/trainers
+AIRFLOW    := $(TOOLS)/airflow
 BENCH      := $(PIPELINES)/bin/python deploy/bench
 ETCD       := $(TOOLS)/etcd/etcd
 TEST_TOOLS := $(TOOLS)/tests
@@ -19,6 +20,7 @@ ARGS       ?=
 # A folder in the layout of deploy/pipelines/README.md. Empty: the simulated shop.
 DATA       ?= $(ENDCAP_DATA)
 SHARDS     ?= 4
+SHOP       := $(TOOLS)/shop/products.parquet
 
 export ORT_DISABLE_TELEMETRY := 1
 export ORT_DYLIB_PATH ?= $(abspath $(ORT))
@@ -60,8 +62,7 @@ fleet-down: ## End it (KEEP=0: and remove its data)
 
 .PHONY: bundle
 ifeq ($(DATA),)
-bundle: build $(PIPELINES)/stamp ## Build the demo bundle from the simulated shop (DATA=folder: a bundle of your data)
-	$(CARGO) run --release --locked -p endcap-shop -- generate --seed 7 --out $(TOOLS)/shop
+bundle: build $(PIPELINES)/stamp $(SHOP) ## Build the demo bundle from the simulated shop (DATA=folder: a bundle of your data)
 	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(TOOLS)/shop --out $(TOOLS)/shop-source
 	@mkdir -p $(dir $(DEMO))
 	target/release/endcap bundle pack $(TOOLS)/shop-source --file $(DEMO) --shards $(SHARDS) --created 2026-01-01T00:00:00Z
@@ -74,6 +75,29 @@ bundles/data.endcap: build $(PIPELINES)/stamp
 	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(DATA) --out $(TOOLS)/data-source
 	target/release/endcap bundle pack $(TOOLS)/data-source --file $@ --shards $(SHARDS)
 
+$(SHOP): $(wildcard crates/endcap-shop/src/*.rs)
+	$(CARGO) run --release --locked -p endcap-shop -- generate --seed 7 --out $(dir $@)
+	@touch $@
+
+# Whose fleet: REGISTRY and GATEWAY, or that of `make fleet`, which is started where it is not up. A work folder for each
+# data: the next run's data is compared with the last one's.
+LEARNT_FROM := $(abspath $(or $(DATA),$(dir $(SHOP))))
+WORK      ?= .endcap/pipeline-$(notdir $(LEARNT_FROM))
+ENDCAP    ?= target/release/endcap
+BASE_PORT ?= 9400
+REGISTRY  ?=
+GATEWAY   ?= http://127.0.0.1:$(BASE_PORT)
+# The Python that has the recipe's framework; `make trainers` makes one that has all.
+PYTHON    ?= $(PIPELINES)/bin/python
+
+.PHONY: pipeline
+pipeline: build $(PIPELINES)/stamp $(if $(DATA),,$(SHOP)) $(if $(REGISTRY),,$(ETCD)) ## From data to stable on a fleet (DATA=folder; REGISTRY=url GATEWAY=url: a running one)
+	$(if $(REGISTRY),,ENDCAP=$(ENDCAP) BASE_PORT=$(BASE_PORT) deploy/fleet/fleet.sh up)
+	ENDCAP_BIN=$(ENDCAP) ENDCAP_GATEWAY_URL=$(GATEWAY) \
+	  ENDCAP_REGISTRY_URL=$(or $(REGISTRY),http://127.0.0.1:$(shell echo $$(($(BASE_PORT) + 20)))) \
+	  $(PYTHON) -m endcap_pipelines.pipeline --params deploy/pipelines/params.yaml --work $(WORK) \
+	  --set data=$(LEARNT_FROM) $(ARGS)
+
 $(PIPELINES)/stamp: deploy/pipelines/requirements.txt deploy/python/venv.sh
 	deploy/python/venv.sh $(PIPELINES) deploy/pipelines/requirements.txt deploy/pipelines
 	@touch $@
@@ -84,6 +108,13 @@ $(TRAINERS)/stamp: deploy/pipelines/trainers.txt deploy/python/venv.sh
 
 .PHONY: trainers
 trainers: $(TRAINERS)/stamp ## Get the frameworks that train (TensorFlow, Paddle, LightGBM, Optuna, DVC; 3.2 GB) into .tools
+
+$(AIRFLOW)/stamp: deploy/pipelines/airflow/requirements.txt deploy/python/venv.sh
+	deploy/python/venv.sh $(AIRFLOW) deploy/pipelines/airflow/requirements.txt
+	@touch $@
+
+.PHONY: airflow
+airflow: $(AIRFLOW)/stamp ## Get Airflow into .tools
 
 $(TEST_TOOLS)/stamp: tests/tools/requirements.txt deploy/python/venv.sh
 	deploy/python/venv.sh $(TEST_TOOLS) tests/tools/requirements.txt
@@ -116,14 +147,17 @@ setup-tests: $(ORT) $(ETCD) $(PROMETHEUS) $(GRAFANA)/stamp $(PIPELINES)/stamp $(
 .PHONY: test
 test: setup-tests ## Run every test
 	$(CARGO) test --workspace --locked --no-fail-fast
-	$(PIPELINES)/bin/python -m pytest -q deploy/pipelines/tests --ignore=$(TRAINING_TESTS) deploy/bench/tests
+	$(PIPELINES)/bin/python -m pytest -q deploy/pipelines/tests --ignore=$(TRAINING_TESTS) --ignore=$(FLOW_TESTS) deploy/bench/tests
 	$(HELM_TOOLS)/bin/python -m pytest -q -p no:cacheprovider tests/helm
 
 TRAINING_TESTS := deploy/pipelines/tests/trainers
+FLOW_TESTS := deploy/pipelines/tests/flow
 
 .PHONY: test-pipelines
-test-pipelines: $(TRAINERS)/stamp ## Run the tests of the trainers, with the real frameworks
+test-pipelines: $(ORT) $(PIPELINES)/stamp $(TRAINERS)/stamp $(AIRFLOW)/stamp ## Run the tests of the trainers, DVC and Airflow, each of them real
 	$(TRAINERS)/bin/python -m pytest -q $(TRAINING_TESTS)
+	$(CARGO) build --locked --bin endcap
+	$(PIPELINES)/bin/python -m pytest -q $(FLOW_TESTS)
 
 # Measurements are no tests: they need a quiet machine. QUICK=1: everything in the small, in about two minutes.
 QUICK ?=

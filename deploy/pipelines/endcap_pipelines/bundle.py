@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
     parser.add_argument("--out", type=Path, required=True, help="the bundle source folder to write")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--against", type=Path, help="the data's profile at the last run; a missing file is no last run")
+    parser.add_argument("--against", type=Path, help="the data's profile at the last run; a missing file is none")
     parser.add_argument("--profile", type=Path, help="where to write this data's profile, for the next run")
     parser.add_argument("--as-trained", action="store_true", help="pack the models as they are, in no smaller form")
     parser.add_argument(

@@ -151,7 +151,11 @@ def _bags(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
 
 
 def _train(
-    pairs: Sequence[tuple[str, int]], tokenizer: Tokenizer, texts: Sequence[str], random: np.random.Generator, steps: int
+    pairs: Sequence[tuple[str, int]],
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    random: np.random.Generator,
+    steps: int,
 ) -> np.ndarray:
     """Sums of token embeddings, trained so that a query is nearest to its product (in-batch softmax, Adam)."""
     queries, items = _bags(tokenizer, [query for query, _ in pairs]), _bags(tokenizer, texts)

@@ -36,12 +36,16 @@ class Measured:
 
     version: int
     queries: Mapping[str, float]
-    figure: float
+    metrics: Mapping[str, float]
     answered: list[int]
     degraded: int
     latency_ms: Mapping[str, float]
     offline: Mapping[str, float]
     lineage: Mapping[str, str]
+
+    @property
+    def figure(self) -> float:
+        return self.metrics[FIGURE]
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,8 @@ def _alone(candidate: Measured, rules: Gate) -> list[str]:
     low = candidate.offline.get(f"cv_minus_dense_{FIGURE}_low")
     if low is not None and low < -rules.margin:
         reasons.append(
-            f"on queries it was not trained on, the ranker changes {FIGURE} of the plain order by vector by {low:+.4f} "
-            f"to {candidate.offline[f'cv_minus_dense_{FIGURE}_high']:+.4f}, and may not reach below {-rules.margin:+.4f}"
+            f"on queries it was not trained on, it changes {FIGURE} of the order by vector by {low:+.4f} to "
+            f"{candidate.offline[f'cv_minus_dense_{FIGURE}_high']:+.4f}, and may not reach below {-rules.margin:+.4f}"
         )
     return reasons
 
@@ -118,10 +122,15 @@ def _unseen(candidate: Measured, stable: Measured, rules: Gate) -> tuple[list[st
 
 
 def validate(params: Params, work: Path) -> None:
-    registered = _registered(work)
-    ready = Endcap.found().validate(params.model, registered["version"])
-    replicas = ready["ready_replicas"]
-    say(f"  version {registered['version']}: golden requests answered by {sum(replicas)} replicas of {len(replicas)} shards")
+    fleet, registered = Endcap.found(), _registered(work)
+    version = registered["version"]
+    found = fleet.show(params.model, version)["digest"]
+    if found != registered["digest"]:
+        raise DataError(
+            f"version {version} of this fleet is {found[:12]}, not {registered['digest'][:12]}: register again"
+        )
+    replicas = fleet.validate(params.model, version)["ready_replicas"]
+    say(f"  version {version}: golden requests answered by {sum(replicas)} replicas of {len(replicas)} shards")
 
 
 def compare(params: Params, work: Path) -> None:
@@ -177,7 +186,7 @@ def _measured(fleet: Endcap, model: str, version: int, arguments: list[object]) 
     return Measured(
         version=version,
         queries=found["queries"],
-        figure=found["metrics"][FIGURE],
+        metrics=found["metrics"],
         answered=found["versions"],
         degraded=found["degraded"],
         latency_ms=found["latency_ms"],

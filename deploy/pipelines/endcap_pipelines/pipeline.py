@@ -53,7 +53,8 @@ def table(params: Params, work: Path, verdict: str) -> Iterator[str]:
     for name in ["candidate", "stable"]:
         if measured := compared[name]:
             label = f"through the fleet: {name} {measured['version']}"
-            yield f"{label:34}{measured['figure']:9.4f}{'-':>12}{measured['latency_ms']['p50']:9.1f}"
+            figures = f"{measured['metrics']['ndcg@10']:9.4f}{measured['metrics']['recall@100']:12.4f}"
+            yield f"{label:34}{figures}{measured['latency_ms']['p50']:9.1f}"
     if interval := compared["decision"]["interval"]:
         yield f"{'candidate - stable, 95 % interval':34}{interval[0]:+9.4f} to {interval[1]:+.4f}"
     yield ""

@@ -42,7 +42,8 @@ def cross_validated(params: Params, prepared: Prepared) -> list[list[str]]:
         raise DataError(f"evaluate.folds is {params.evaluate.folds}; there are only {len(set(fold))} different queries")
     answers: list[list[str]] = [[] for _ in made]
     for held_out in range(params.evaluate.folds):
-        fitted = train.fit(params, prepared.features.names, [p for p, f in zip(made, fold, strict=True) if f != held_out])
+        others = [pool for pool, f in zip(made, fold, strict=True) if f != held_out]
+        fitted = train.fit(params, prepared.features.names, others)
         for i in (i for i, f in enumerate(fold) if f == held_out):
             answers[i] = pools.ranking(data, made[i].retrieved, fitted.scores(made[i].rows))
     return answers

@@ -66,5 +66,7 @@ def moved(fitted: Fitted, path: Path, pools: Sequence[Pool]) -> float:
     after = optimize.session(path).run(["score"], {"features": rows})[0][:, 0]
     difference = float(np.abs(before - after).max() / max(float(np.std(before)), 1e-9))
     if not difference <= CONVERSION:
-        raise DataError(f"the conversion to ONNX moved a score by {difference:.1e} spreads; at most {CONVERSION} may be")
+        raise DataError(
+            f"the conversion to ONNX moved a score by {difference:.1e} spreads, at most {CONVERSION} may be"
+        )
     return difference
