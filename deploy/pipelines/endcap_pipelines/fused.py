@@ -27,6 +27,13 @@ SHARES = {
     "overlap_brand": ["brand"],
     "overlap_color": ["color"],
 }
+# What `fielded` looks into besides.
+FIELDS = {
+    "overlap_text": ["text"],
+    "overlap_title": ["name", "brand", "color"],
+    "overlap_kind": ["product_class", "category_hierarchy"],
+    "overlap_any": [*ALL, "category_hierarchy"],
+}
 
 
 @dataclass
@@ -73,11 +80,8 @@ def lambdamart_22() -> Recipe:
 
 
 def fielded() -> Recipe:
-    """The 22 features, and in which of an item's fields the query's rarer words are found. Trained here."""
-    kind, path = "product_class", "category_hierarchy"
-    fields = {"brand": ["brand"], "class": [kind], "hier": [path], "color": ["color"], "text": ["text"], "all": ALL}
-    fields |= {"title": ["name", "brand", "color"], "class_hier": [kind, path], "everything": [*ALL, path]}
-    shares = {f"match.idf_share_{name}": {"kind": "idf_share", "columns": columns} for name, columns in fields.items()}
+    """The 22 features, and the share of the query's words that further fields have. Trained here."""
+    shares = {f"match.{name}": {"kind": "token_share", "columns": columns} for name, columns in FIELDS.items()}
     return Recipe({**lambdamart_22().features, **shares}, LISTED, POOL, trainer="linear")
 
 
@@ -122,15 +126,9 @@ class FusedFeatures:
         self.by_id = np.argsort(np.argsort(np.array(data.ids, dtype=object)))
         texts = {name: _joined(data, parts) for name, parts in [("all", ALL), ("nc", ["name", "product_class"])]}
         self.all, self.name_class, self.name = Bm25(texts["all"]), Bm25(texts["nc"]), Bm25(columns["name"])
-        joined = {name: _joined(data, parts) for name, parts in SHARES.items()}
-        self.sets = {name: [set(tokens(text)) for text in joined[name]] for name in SHARES}
+        joined = {name: _joined(data, parts) for name, parts in {**SHARES, **FIELDS}.items()}
+        self.sets = {name: [set(tokens(text)) for text in texts] for name, texts in joined.items()}
         self.names = [" ".join(tokens(text)) for text in columns["name"]]
-        # The features that `lambdamart_22` does not have.
-        self.shares = {
-            name: IdfShare(_joined(data, compute["columns"]))
-            for name, compute in recipe.features.items()
-            if name.startswith("match.idf_share_")
-        }
         reviews = np.nan_to_num(data.numbers["review_count"])
         self.items = {
             "name_len": (np.array([len(name) for name in self.names]) / 100).astype(np.float32),
@@ -201,25 +199,10 @@ class FusedFeatures:
         }
         for name, sets in self.sets.items():
             values[f"match.{name}"] = [sum(t in sets[i] for t in wanted) / max(len(wanted), 1) for i in items]
-        for name, share in self.shares.items():
-            values[name] = share.of(wanted, items)
         for name, column in self.items.items():
             chosen = column[items]
             values[f"item.{name}"] = np.where(np.isnan(chosen), self.defaults[f"item.{name}"], chosen)
         return np.stack([np.asarray(values[name], np.float32) for name in self.recipe.names], axis=1)
-
-
-class IdfShare:
-    """The share of a query's distinct tokens that a text has, each weighted by its idf among these texts."""
-
-    def __init__(self, texts: list[str]) -> None:
-        self.bm25 = Bm25(texts)
-        self.sets = [set(tokens(text)) for text in texts]
-
-    def of(self, wanted: list[str], items: np.ndarray) -> list[float]:
-        weights = {token: self.bm25.idf(token) for token in wanted}
-        total = sum(weights.values())
-        return [sum(weights[t] for t in wanted if t in self.sets[i]) / total if total else 0.0 for i in items]
 
 
 def _joined(data: Data, parts: list[str]) -> list[str]:

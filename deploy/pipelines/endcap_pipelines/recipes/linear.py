@@ -59,7 +59,7 @@ class Weights:
 class Linear:
     """Has no randomness: `seed` changes nothing."""
 
-    defaults: ClassVar[Parameters] = {"ridge": 1.0}
+    defaults: ClassVar[Parameters] = {"ridge": 0.3}
     space: ClassVar = {"ridge": (0.01, 10.0)}
 
     def fit(self, examples: Examples, parameters: Parameters, seed: int) -> Weights:
