@@ -86,6 +86,8 @@ class DeepCross:
         settings = chosen(self.defaults, parameters)
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True)
+        # So small a net loses more by handing work to other threads than it gains.
+        torch.set_num_threads(1)
         random = np.random.default_rng(seed)
         rows = np.concatenate(examples.rows).astype(np.float32)
         model = Dcn(

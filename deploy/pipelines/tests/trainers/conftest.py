@@ -1,11 +1,13 @@
 """Examples to learn from, made up: one shape that a line can follow, one column that only a curve can."""
 
+import importlib.util
 from collections.abc import Callable
 
 import numpy as np
 
-# Paddle crashes where TensorFlow was imported before it; the other order works.
-import paddle2onnx  # noqa: F401
+# Paddle crashes where TensorFlow was imported before it; the other order works. PyTorch's environment has neither.
+if importlib.util.find_spec("paddle"):
+    import paddle2onnx  # noqa: F401
 
 from endcap_pipelines.recipes import Examples
 from endcap_pipelines.recipes.linear import GAINS
