@@ -151,7 +151,7 @@ def test_shuffled_labels_teach_something_else(work: Path, parameters: Params) ->
 
 
 def test_a_recipe_that_is_not_there_is_told_with_those_that_are(work: Path, parameters: Params) -> None:
-    with pytest.raises(DataError, match="no recipe 'magic': expected one of .*lightgbm"):
+    with pytest.raises(DataError, match=r"no recipe 'magic': expected one of .*lightgbm"):
         stages.run("train", replace(parameters, train=Train(recipe="magic")), work)
 
 
