@@ -1,4 +1,4 @@
-"""Recipes that rank the fused lists of words and vectors: a given LambdaMART of 22 features, or the fusion itself."""
+"""What ranks the fused lists of words and vectors: a given LambdaMART, one trained here, or the fusion itself."""
 
 import shutil
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from endcap_pipelines.data import Data, DataError
+from endcap_pipelines.data import GRADES, Data, DataError
 from endcap_pipelines.encoder import Encoder
 from endcap_pipelines.lists import RRF_K, Bm25, Lists, reciprocal
+from endcap_pipelines.pools import Pool
 from endcap_pipelines.text import distinct, tokens
 
 ALL = ["brand", "name", "product_class", "color", "text"]
@@ -26,6 +27,13 @@ SHARES = {
     "overlap_brand": ["brand"],
     "overlap_color": ["color"],
 }
+# What `fielded` looks into besides.
+FIELDS = {
+    "overlap_text": ["text"],
+    "overlap_title": ["name", "brand", "color"],
+    "overlap_kind": ["product_class", "category_hierarchy"],
+    "overlap_any": [*ALL, "category_hierarchy"],
+}
 
 
 @dataclass
@@ -35,6 +43,8 @@ class Recipe:
     features: dict[str, dict[str, object] | None]
     list_depth: int
     depth: int
+    # What trains it on the labels (endcap_pipelines.recipes); nothing if it is not trained here.
+    trainer: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -67,6 +77,12 @@ def lambdamart_22() -> Recipe:
         "match.bm25_over_top": {"kind": "lexical_over_top"},
     }
     return Recipe(features, LISTED, POOL)
+
+
+def fielded() -> Recipe:
+    """The 22 features, and the share of the query's words that further fields have. Trained here."""
+    shares = {f"match.{name}": {"kind": "token_share", "columns": columns} for name, columns in FIELDS.items()}
+    return Recipe({**lambdamart_22().features, **shares}, LISTED, POOL, trainer="linear")
 
 
 def rrf() -> Recipe:
@@ -110,8 +126,8 @@ class FusedFeatures:
         self.by_id = np.argsort(np.argsort(np.array(data.ids, dtype=object)))
         texts = {name: _joined(data, parts) for name, parts in [("all", ALL), ("nc", ["name", "product_class"])]}
         self.all, self.name_class, self.name = Bm25(texts["all"]), Bm25(texts["nc"]), Bm25(columns["name"])
-        joined = {name: _joined(data, parts) for name, parts in SHARES.items()}
-        self.sets = {name: [set(tokens(text)) for text in joined[name]] for name in SHARES}
+        joined = {name: _joined(data, parts) for name, parts in {**SHARES, **FIELDS}.items()}
+        self.sets = {name: [set(tokens(text)) for text in texts] for name, texts in joined.items()}
         self.names = [" ".join(tokens(text)) for text in columns["name"]]
         reviews = np.nan_to_num(data.numbers["review_count"])
         self.items = {
@@ -136,6 +152,22 @@ class FusedFeatures:
 
     def pool(self, lists: Lists) -> np.ndarray:
         return lists.fused(self.by_id)[: self.recipe.depth]
+
+    def training_pool(self, data: Data, i: int) -> Pool:
+        """A labelled query's pool, for training with the judged items beside it."""
+        query = data.queries[i]
+        lists = self.lists(query)
+        retrieved = self.pool(lists)
+        index = {item: row for row, item in enumerate(data.ids)}
+        judged = {index[item]: GRADES[label] for item, label in data.labels[i].items()}
+        training = np.array(sorted({*retrieved.tolist(), *judged}), dtype=np.int64)
+        return Pool(
+            retrieved=retrieved,
+            rows=self.rows(query, lists, retrieved),
+            training=training,
+            training_rows=self.rows(query, lists, training),
+            grades=np.array([judged.get(item, 0) for item in training]),
+        )
 
     def rows(self, query: str, lists: Lists, items: np.ndarray) -> np.ndarray:
         """[len(items), features] f32."""

@@ -1,18 +1,21 @@
-"""The bundle source of a recipe that ranks fused lists: nothing is trained, everything is checked."""
+"""The bundle source of what ranks fused lists: given, or trained here on the labels."""
 
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
-from endcap_pipelines import fused, metrics
+from endcap_pipelines import fused, metrics, recipes
 from endcap_pipelines.data import Data, read
 from endcap_pipelines.encoder import prepare
+from endcap_pipelines.recipes import crossval
 from endcap_pipelines.source import floats, labels, lineage, model, popular, say, write_items, write_json, write_lines
 
 GOLDEN_REQUESTS = 24
 GOLDEN_ITEMS = 24
-RECIPES = {"lambdamart-22": fused.lambdamart_22, "rrf": fused.rrf}
+RECIPES = {"fielded": fused.fielded, "lambdamart-22": fused.lambdamart_22, "rrf": fused.rrf}
+FOLDS = 5
 TEXTS = ["name", "product_class", "category_hierarchy", "brand", "color", "text"]
 
 
@@ -24,11 +27,15 @@ def build(folder: Path, out: Path, recipe: fused.Recipe, seed: int) -> None:
     if "match.cosine" in recipe.names:
         say("encoding the items again, as f32")
         encoder.items = fused.exact_vectors(data, encoder)
-    fused.write_ranker(recipe, folder, out)
-    session = ort.InferenceSession(out / "ranker.onnx", providers=["CPUExecutionProvider"])
     features = fused.FusedFeatures(data, encoder, recipe)
+    unseen: dict[str, float] = {}
+    if recipe.trainer:
+        unseen = train(data, features, out, seed)
+    else:
+        fused.write_ranker(recipe, folder, out)
+    session = ort.InferenceSession(out / "ranker.onnx", providers=["CPUExecutionProvider"])
     ranked = [rank(data, features, session, query) for query in data.queries]
-    summary = metrics.summary([ranking for _, ranking in ranked], data.gains, len(data.ids))
+    summary = metrics.summary([ranking for _, ranking in ranked], data.gains, len(data.ids)) | unseen
     write_json(out / "evaluation.json", {"metrics": summary, "fingerprints": data.fingerprints})
     write_json(out / "features.json", features.schema())
     write_json(out / "popular.json", {"overall": popular(data)})
@@ -40,6 +47,20 @@ def build(folder: Path, out: Path, recipe: fused.Recipe, seed: int) -> None:
     write_lines(out / "golden.jsonl", golden(data, features, [pool for pool, _ in ranked], session))
     for name, value in summary.items():
         say(f"  {name:24} {value:.4f}")
+
+
+def train(data: Data, features: fused.FusedFeatures, out: Path, seed: int) -> dict[str, float]:
+    """Writes the ranker, and says how it ranks queries that it was not trained on."""
+    trainer = recipes.recipe(features.recipe.trainer)
+    pools = [features.training_pool(data, i) for i in range(len(data.queries))]
+    task = crossval.Task(data, features.recipe.names, pools, {})
+
+    def fit(examples: recipes.Examples) -> recipes.Fitted:
+        return trainer.fit(examples, {}, seed)
+
+    onnx.save(fit(crossval.examples(task.names, pools)).to_onnx(), out / "ranker.onnx")
+    unseen = metrics.summary(crossval.held_out(task, fit, FOLDS), data.gains, len(data.ids))
+    return {f"cv_{name}": value for name, value in unseen.items() if name != "queries"}
 
 
 def rank(

@@ -53,6 +53,7 @@ RECIPES = {
     "lightgbm": "endcap_pipelines.recipes.lightgbm:LambdaMart",
     "linear": "endcap_pipelines.recipes.linear:Linear",
     "paddle_mlp": "endcap_pipelines.recipes.paddle_mlp:PaddleMlp",
+    "torch_dcn": "endcap_pipelines.recipes.torch_dcn:DeepCross",
 }
 
 

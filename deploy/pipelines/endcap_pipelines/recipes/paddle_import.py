@@ -12,12 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, compose, helper, numpy_helper
 
-from endcap_pipelines import optimize
+if "tensorflow" in sys.modules and "paddle2onnx" not in sys.modules:
+    raise ImportError("paddle crashes where tensorflow was imported before it: import it first, or in another process")
 
 # By default the converter installs a package with pip while it runs. None is in the environment, none may be asked.
 os.environ["PIP_NO_INDEX"] = "1"
+
+import paddle  # noqa: F401  (paddle_mlp takes it from here, after the check above)
+import paddle2onnx
+from onnx import TensorProto, compose, helper, numpy_helper
+
+from endcap_pipelines import optimize
 
 OPSET = 17
 
@@ -28,9 +34,6 @@ class ImportedModelError(Exception):
 
 def convert(folder: Path) -> onnx.ModelProto:
     """Raises ImportedModelError with what was found."""
-    # Loads Paddle's own library; see `paddle_mlp` for what must not come before it.
-    import paddle2onnx
-
     program, parameters = _files(folder)
     with tempfile.TemporaryDirectory() as work:
         target = Path(work) / "model.onnx"

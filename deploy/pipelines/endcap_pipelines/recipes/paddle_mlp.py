@@ -1,6 +1,5 @@
 """An MLP in PaddlePaddle, with a list's loss, converted by paddle2onnx as every exported Paddle model is."""
 
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +8,11 @@ from typing import ClassVar
 import numpy as np
 import onnx
 
-if "tensorflow" in sys.modules and "paddle" not in sys.modules:
-    raise ImportError("paddle crashes where tensorflow was imported before it: import it first, or in another process")
-
-import paddle
-
-from endcap_pipelines.recipes import Examples, Parameters, chosen, paddle_import
+from endcap_pipelines.recipes import Examples, Parameters, chosen
 from endcap_pipelines.recipes.linear import CLIP, GAINS
+
+# Which also sees to it that Paddle is loaded where it can be.
+from endcap_pipelines.recipes.paddle_import import convert, paddle
 
 
 class Mlp(paddle.nn.Layer):
@@ -54,7 +51,7 @@ class PaddleRanker:
     def to_onnx(self) -> onnx.ModelProto:
         with tempfile.TemporaryDirectory() as work:
             self.export(Path(work))
-            return paddle_import.convert(Path(work))
+            return convert(Path(work))
 
 
 class PaddleMlp:

@@ -1,0 +1,77 @@
+"""How well a recipe ranks queries that it was not trained on, over the candidates that the fleet would give it."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from endcap_pipelines import fused, metrics, pools
+from endcap_pipelines.data import Data, DataError, read
+from endcap_pipelines.encoder import prepare
+from endcap_pipelines.features import Features
+from endcap_pipelines.pools import Pool
+from endcap_pipelines.recipes import Examples, Fitted
+
+# What is ranked, and by which features: the nearest by vector, or the fused lists.
+CANDIDATES: dict[str, Callable[[], fused.Recipe] | None] = {
+    "dense": None,
+    "lambdamart-22": fused.lambdamart_22,
+    "fielded": fused.fielded,
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Labelled queries, each with its pool; and the orders that need no training, to compare with."""
+
+    data: Data
+    names: Sequence[str]
+    pools: Sequence[Pool]
+    references: dict[str, list[list[str]]]
+
+
+def task(folder: Path, candidates: str, seed: int) -> Task:
+    """Raises DataError. Items' vectors are taken as stored, rounded to f16."""
+    data = read(folder)
+    with tempfile.TemporaryDirectory() as work:
+        encoder = prepare(data, Path(work), seed)
+    plain = fused.FusedFeatures(data, encoder, fused.rrf())
+    lists = [plain.lists(query) for query in data.queries]
+    references = {
+        "dense": [[data.ids[row] for row in each.dense] for each in lists],
+        "rrf": [[data.ids[row] for row in plain.pool(each)] for each in lists],
+    }
+    every = range(len(data.queries))
+    recipe = CANDIDATES[candidates]
+    if recipe is None:
+        features = Features(data, personal=(folder / "events.parquet").is_file())
+        made = [pools.pool(data, encoder, features, i) for i in every]
+        return Task(data, features.names, made, references)
+    chosen = recipe()
+    fields = fused.FusedFeatures(data, encoder, chosen)
+    return Task(data, chosen.names, [fields.training_pool(data, i) for i in every], references)
+
+
+def examples(names: Sequence[str], chosen: Sequence[Pool]) -> Examples:
+    return Examples(list(names), [pool.training_rows for pool in chosen], [pool.grades for pool in chosen])
+
+
+def held_out(task: Task, fit: Callable[[Examples], Fitted], folds: int) -> list[list[str]]:
+    """Each query as a ranker orders it that was trained without it and without queries of the same words."""
+    fold = np.array(pools.folds(task.data.queries, folds))
+    if len(set(fold.tolist())) < folds:
+        raise DataError(f"{folds} folds of {len(set(fold.tolist()))} different queries; expected fewer folds")
+    answers: list[list[str]] = [[] for _ in task.pools]
+    for each in range(folds):
+        fitted = fit(examples(task.names, [task.pools[i] for i in np.flatnonzero(fold != each)]))
+        for i in np.flatnonzero(fold == each):
+            pool = task.pools[i]
+            answers[i] = pools.ranking(task.data, pool.retrieved, fitted.scores(pool.rows))
+    return answers
+
+
+def ndcg(task: Task, rankings: Sequence[Sequence[str]]) -> np.ndarray:
+    """NDCG@10 by query."""
+    return np.array([metrics.ndcg(10, r, g) for r, g in zip(rankings, task.data.gains, strict=True)])
