@@ -32,6 +32,8 @@ from endcap_pipelines.recipes.keras_click import Bins, edges
 
 # One sign and seven bits, symmetric, as TF-MOT's default for Dense rounds.
 LEVELS = 127
+# Of the learning rate, for the epochs in which weights are taken away or rounded.
+GENTLE = 0.3
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class Pruned:
         before = tf_keras.models.clone_model(model)
         before.set_weights(model.get_weights())
         columns = len(examples.names)
-        after = self.smaller(model, examples, {**settings, "epochs": settings["more_epochs"]})
+        # Trained on gently: what was learnt is to be kept, not learnt anew.
+        gentle = {"epochs": settings["more_epochs"], "learning_rate": GENTLE * float(settings["learning_rate"])}
+        after = self.smaller(model, examples, {**settings, **gentle})
         return Smaller(after, columns, keras.KerasRanker(before, columns))
 
     def smaller(self, model: tf_keras.Model, examples: Examples, settings: Parameters) -> tf_keras.Model:
