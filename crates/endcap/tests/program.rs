@@ -135,6 +135,46 @@ fn a_killed_fleet_starts_again_with_its_versions_aliases_and_history() {
 }
 
 #[test]
+fn a_version_shows_what_it_was_made_from_and_each_query_its_figure() {
+    let home = tempfile::tempdir().unwrap();
+    let (bundle, labels) = (home.path().join("demo.endcap"), home.path().join("labels.jsonl"));
+    std::fs::write(bundle, endcap::DEMO_BUNDLE).unwrap();
+    std::fs::write(
+        labels,
+        concat!(
+            r#"{"query_id": "a", "query": "grey pine bar stool", "gains": {"S004695": 1.0}}"#,
+            "\n",
+            r#"{"query_id": "b", "query": "red rug", "gains": {"nothing": 1.0}}"#,
+        ),
+    )
+    .unwrap();
+    let dev = Dev::start(home.path(), &["--bundle", "demo.endcap"]);
+    let json = |arguments: &str| {
+        let arguments: Vec<&str> = ["-o", "json"].into_iter().chain(arguments.split(' ')).collect();
+        let output = dev.run(home.path(), &arguments);
+        assert!(output.status.success(), "{:?}", text(&output));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while json("model list")[0]["rollout"]["aliases"]["stable"] != 1 {
+        assert!(Instant::now() < deadline, "the bundle was not promoted");
+    }
+    let listed = json("model list")[0]["versions"][0].clone();
+    assert_eq!(json("model show search-ranker 1"), listed);
+    let shown = text(&dev.run(home.path(), &["model", "show", "search-ranker", "1"])).0;
+    for (name, value) in listed["lineage"].as_object().unwrap() {
+        assert!(shown.contains(name) && shown.contains(value.as_str().unwrap()), "no {name} in:\n{shown}");
+    }
+    let unknown = dev.run(home.path(), &["model", "show", "search-ranker", "7"]);
+    assert!(text(&unknown).1.contains("has no version 7; it has [1]"), "{:?}", text(&unknown));
+
+    let report = json("evaluate --labels labels.jsonl");
+    assert_eq!(report["queries"], serde_json::json!({"a": 1.0, "b": 0.0}));
+    assert_eq!(report["metrics"]["ndcg@10"], 0.5);
+    assert!(report["latency_ms"]["p50"].as_f64() <= report["latency_ms"]["p95"].as_f64());
+}
+
+#[test]
 fn sigterm_drains_and_ends_within_five_seconds() {
     let home = tempfile::tempdir().unwrap();
     let mut dev = Dev::start(home.path(), &[]);

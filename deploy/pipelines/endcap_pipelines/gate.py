@@ -100,10 +100,11 @@ def _alone(candidate: Measured, rules: Gate) -> list[str]:
             f"{rules.tolerance}"
         )
     low = candidate.offline.get(f"cv_minus_dense_{FIGURE}_low")
-    if low is not None and low < -rules.margin:
+    if low is not None and low < -rules.unseen_margin:
         reasons.append(
             f"on queries it was not trained on, it changes {FIGURE} of the order by vector by {low:+.4f} to "
-            f"{candidate.offline[f'cv_minus_dense_{FIGURE}_high']:+.4f}, and may not reach below {-rules.margin:+.4f}"
+            f"{candidate.offline[f'cv_minus_dense_{FIGURE}_high']:+.4f}, and may not reach below "
+            f"{-rules.unseen_margin:+.4f}"
         )
     return reasons
 

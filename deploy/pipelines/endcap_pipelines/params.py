@@ -52,6 +52,8 @@ class Bundle:
 class Gate:
     # "No worse": the interval's lower end may be this much below stable.
     margin: float = 0.02
+    # The same for what ranking adds to the order by vector on queries not trained on: cross-validation is less steady.
+    unseen_margin: float = 0.05
     # How far the figure through the fleet may be from the one computed outside it.
     tolerance: float = 0.005
 
@@ -148,6 +150,7 @@ def _out_of_range(params: Params) -> list[str]:
         ),
         (params.bundle.shards >= 1, f"bundle.shards is {params.bundle.shards}; expected at least 1"),
         (params.gate.margin >= 0, f"gate.margin is {params.gate.margin}; expected 0 or more"),
+        (params.gate.unseen_margin >= 0, f"gate.unseen_margin is {params.gate.unseen_margin}; expected 0 or more"),
         (params.gate.tolerance >= 0, f"gate.tolerance is {params.gate.tolerance}; expected 0 or more"),
     ]
     return [fault for holds, fault in rules if not holds]

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from endcap_pipelines import gate, stages
 from endcap_pipelines.cli import Arguments, add_arguments, stopping_on_faults
@@ -50,6 +51,10 @@ def table(params: Params, work: Path, verdict: str) -> Iterator[str]:
         ("in the form that is served", ""),
     ]:
         yield f"{name:34}{found[f'{key}ndcg@10']:9.4f}{found[f'{key}recall@100']:12.4f}{'-':>9}"
+    forms = optimize.forms(work)
+    if "encoder" in forms:
+        name, quality = "not trained on, as served", _served(forms["encoder"])["quality"]
+        yield f"{name:34}{quality:9.4f}{'-':>12}{'-':>9}"
     for name in ["candidate", "stable"]:
         if measured := compared[name]:
             label = f"through the fleet: {name} {measured['version']}"
@@ -59,9 +64,9 @@ def table(params: Params, work: Path, verdict: str) -> Iterator[str]:
         yield f"{'candidate - stable, 95 % interval':34}{interval[0]:+9.4f} to {interval[1]:+.4f}"
     yield ""
     yield f"{'model':10}{'form':14}{'KiB before':>11}{'KiB':>9}{'time':>8}{'loss':>9}"
-    for name, forms in optimize.forms(work).items():
-        served = next(form for form in forms if form["served"])
-        sizes = f"{forms[0]['bytes'] / 1024:11.1f}{served['bytes'] / 1024:9.1f}"
+    for name, tried in forms.items():
+        served = _served(tried)
+        sizes = f"{tried[0]['bytes'] / 1024:11.1f}{served['bytes'] / 1024:9.1f}"
         yield f"{name:10}{served['form']:14}{sizes}{served['time']:7.2f}x{served['loss']:9.4f}"
     yield ""
     name = f"{version['model']} version {version['version']}"
@@ -71,6 +76,10 @@ def table(params: Params, work: Path, verdict: str) -> Iterator[str]:
         yield f"  {part:8} {lineage[part]}  {lineage[f'{part}.form']}"
     yield f"  data     {lineage['data']}  {params.data}"
     yield f"  (endcap model show {version['model']} {version['version']} tells the digest of each file of the data)"
+
+
+def _served(forms: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(form for form in forms if form["served"])
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def write(folder: Path, seed: int = 3) -> Path:
     queries, words = [*queries, queries[0]], [*words, " ".join(reversed(queries[0]))]
     pl.DataFrame({"query_id": range(len(words)), "query": words}).write_parquet(folder / "queries_open.parquet")
     labels = [
-        {"query_id": q, "product_id": ids[i], "label": _label(product, color, noun)}
+        {"query_id": q, "product_id": ids[i], "label": _label(product, color, noun, random)}
         for q, (color, noun) in enumerate(queries)
         for i, product in enumerate(products)
         if product["product_class"] == noun or (product["color"] == color and i % 5 == 0)
@@ -69,7 +69,8 @@ def write(folder: Path, seed: int = 3) -> Path:
     return folder
 
 
-def _label(product: dict[str, str], color: str, noun: str) -> str:
-    if product["product_class"] != noun:
+def _label(product: dict[str, str], color: str, noun: str, random: np.random.Generator) -> str:
+    """Judges err, so that no ranker can be perfect on queries that it has not seen."""
+    if product["product_class"] != noun or random.random() < 0.15:
         return "Irrelevant"
     return "Exact" if product["color"] == color else "Substitute"

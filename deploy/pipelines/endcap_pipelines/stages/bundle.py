@@ -72,7 +72,7 @@ def training(work: Path, out: Path) -> dict[str, str]:
 def evaluate_files(prepared: Prepared, work: Path, session: ort.InferenceSession) -> dict[str, object]:
     """What the fleet will answer with the final files, computed without it; and what came before them."""
     data, features = prepared.data, prepared.features
-    answers = optimized.answers(prepared, session)
+    answers = optimized.answers(prepared, [session] * len(data.queries))
     found = metrics.summary(answers, data.gains, len(data.ids))
     found |= json.loads((work / evaluate.EVALUATION).read_text())["metrics"]
     forms = optimized.forms(work)

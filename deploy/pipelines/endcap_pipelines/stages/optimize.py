@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from endcap_pipelines import metrics, optimize, pools
 from endcap_pipelines.optimize import Feeds, Verdict
 from endcap_pipelines.params import Params
 from endcap_pipelines.source import say, write_json
-from endcap_pipelines.stages import prepare, train
+from endcap_pipelines.stages import evaluate, prepare, train
 from endcap_pipelines.stages.prepare import Prepared
 
 FOLDER = "optimized"
 FORMS = "optimized/forms.json"
-# Requests whose inputs tell the quantizer the ranges, and queries that are timed and shuffled together.
-CALIBRATION, QUERIES = 32, 32
+# Requests whose inputs tell the quantizer the ranges, items' names that do so, too, for the encoder, and queries that
+# are shuffled together.
+CALIBRATION, NAMES, QUERIES = 32, 200, 32
 
 
 def run(params: Params, work: Path) -> None:
@@ -59,29 +61,32 @@ def _ranker(params: Params, prepared: Prepared, work: Path, original: Path) -> l
 
 
 def _encoder(params: Params, prepared: Prepared, work: Path, original: Path) -> list[Verdict]:
-    """Judged by what is retrieved and ranked with its vectors of the queries; the items' vectors stay."""
-    ranker = optimize.session(work / FOLDER / "ranker.onnx")
-    queries = prepared.data.queries
-    calibration = [_batch(prepared, [query]) for query in queries[:CALIBRATION]]
+    """Judged by what is retrieved and ranked with its vectors of the queries; the items' vectors stay.
+
+    Each query is ranked by the ranker that was trained without it: one that knows the query by heart knows its exact
+    similarities, too, and punishes whatever moves them.
+    """
+    queries, names = prepared.data.queries, prepared.data.columns["name"]
+    folds = pools.folds(queries, params.evaluate.folds)
+    rankers = [optimize.session(work / evaluate.FOLD.format(fold)) for fold in range(params.evaluate.folds)]
+    texts = [*queries[:CALIBRATION], *names[:: max(len(names) // NAMES, 1)]]
+    calibration = [_batch(prepared, [text]) for text in texts]
     made = optimize.forms(original, work / FOLDER / "encoder", calibration)
 
     def quality(opened: ort.InferenceSession) -> float:
-        return _ndcg(prepared, answers(with_encoder(prepared, opened), ranker))
+        other = replace(prepared, encoder=replace(prepared.encoder, session=opened))
+        return _ndcg(prepared, answers(other, [rankers[fold] for fold in folds]))
 
     # Queries come one at a time: that is what is timed.
-    longest = max(calibration, key=lambda feeds: feeds["input_ids"].size)
+    longest = _batch(prepared, [max(queries, key=len)])
     return optimize.judge(made, _batch(prepared, queries[:QUERIES]), quality, params.optimize.budget, longest)
 
 
-def with_encoder(prepared: Prepared, session: ort.InferenceSession) -> Prepared:
-    return replace(prepared, encoder=replace(prepared.encoder, session=session))
-
-
-def answers(prepared: Prepared, ranker: ort.InferenceSession) -> list[list[str]]:
-    """What the fleet will answer to each labelled query with this encoder and this ranker."""
+def answers(prepared: Prepared, rankers: Sequence[ort.InferenceSession]) -> list[list[str]]:
+    """What the fleet will answer to each labelled query with this encoder and the query's ranker."""
     data = prepared.data
     found = []
-    for query in data.queries:
+    for query, ranker in zip(data.queries, rankers, strict=True):
         retrieved, similarities = pools.retrieve(data, prepared.encoder, query)
         rows = prepared.features.rows(query, similarities[retrieved], retrieved)
         found.append(pools.ranking(data, retrieved, ranker.run(["score"], {"features": rows})[0][:, 0]))
