@@ -155,7 +155,7 @@ FLOW_TESTS := deploy/pipelines/tests/flow
 
 .PHONY: test-pipelines
 test-pipelines: $(ORT) $(PIPELINES)/stamp $(TRAINERS)/stamp $(AIRFLOW)/stamp ## Run the tests of the trainers, DVC and Airflow, each of them real
-	$(TRAINERS)/bin/python -m pytest -q $(TRAINING_TESTS)
+	$(TRAINERS)/bin/python -m pytest -q -rs $(TRAINING_TESTS)
 	$(CARGO) build --locked --bin endcap
 	$(PIPELINES)/bin/python -m pytest -q $(FLOW_TESTS)
 

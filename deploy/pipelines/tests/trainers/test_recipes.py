@@ -17,7 +17,10 @@ SEED = 7
 
 def _mark(name: str) -> object:
     missing = name.startswith("torch") and importlib.util.find_spec("torch") is None
-    return pytest.param(name, marks=pytest.mark.skipif(missing, reason="PyTorch is no part of the trainers: 5 GB"))
+    return pytest.param(
+        name,
+        marks=pytest.mark.skipif(missing, reason=f"{name}: PyTorch is not installed (6 GB, no part of the trainers)"),
+    )
 
 
 every_recipe = pytest.mark.parametrize("name", [_mark(name) for name in RECIPES])
