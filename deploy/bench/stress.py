@@ -53,8 +53,8 @@ def overload(scene: Scene, factors: list[float], seconds: float) -> list[str]:
     lines = [
         f"Peak: {scene.peak:.0f} answers a second inside {scene.deadline} ({CANDIDATES} candidates). Steady: {STEADY:.0%} of it.",
         "",
-        "| load | answers in deadline, of peak | p99 of good answers | p99 of refusals | p99 of send lag | not sent | errors | normal again |",
-        "|---|---|---|---|---|---|---|---|",
+        "| load | answers in deadline, of peak | their rungs | p99 of good answers | p99 of refusals | p99 of send lag | not sent | errors | normal again |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     steady = scene.open(scene.peak * STEADY, seconds, warm_up="1s")
     lines.append(row(f"{STEADY:g}x", scene, steady, "-"))
@@ -72,6 +72,7 @@ def row(name: str, scene: Scene, step: dict, recovered: str) -> str:
     cells = [
         name,
         f"{good:.0%}",
+        ", ".join(f"{name} {count / sum(step['rungs'].values()):.0%}" for name, count in step["rungs"].items()) or "none",
         f"{step['latency_us']['p99'] / 1000:.1f} ms" if step["latency_us"]["count"] else "none",
         f"{refused['p99'] / 1000:.1f} ms" if refused["count"] else "none",
         f"{step['send_lag_us']['p99'] / 1000:.1f} ms",
