@@ -147,7 +147,8 @@ setup-tests: $(ORT) $(ETCD) $(PROMETHEUS) $(GRAFANA)/stamp $(PIPELINES)/stamp $(
 .PHONY: test
 test: setup-tests ## Run every test
 	$(CARGO) test --workspace --locked --no-fail-fast
-	$(PIPELINES)/bin/python -m pytest -q deploy/pipelines/tests --ignore=$(TRAINING_TESTS) --ignore=$(FLOW_TESTS) deploy/bench/tests
+	$(PIPELINES)/bin/python -m pytest -q deploy/pipelines/tests --ignore=$(TRAINING_TESTS) --ignore=$(FLOW_TESTS)
+	$(PIPELINES)/bin/python -m pytest -q deploy/bench/tests
 	$(HELM_TOOLS)/bin/python -m pytest -q -p no:cacheprovider tests/helm
 
 TRAINING_TESTS := deploy/pipelines/tests/trainers

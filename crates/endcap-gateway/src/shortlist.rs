@@ -12,6 +12,7 @@ use crate::{
     gather::{self, DEEPEST},
     placement::Placed,
     ports::{Call, Part, Question, ShardAnswer, Work},
+    replicas::Fault,
     request::Asked,
     scatter::{Inquiry, Scatter, ShardReply},
 };
@@ -80,7 +81,9 @@ impl Listing<'_> {
             Some(options) => lists.pool(options),
             None => self.asked.candidates.clone(),
         };
-        let ranking = self.rank_parts(&candidates, &lists);
+        // Where nobody listed, nobody knows where items stand.
+        let lists = listed.iter().any(|reply| reply.answer.is_ok()).then_some(lists);
+        let ranking = self.rank_parts(&candidates, lists.as_ref());
         // A reply tells how many candidates it ranked, not how much of the catalogue stands behind them: where a share of
         // that is demanded, every shard is waited for.
         let demands_catalogue = plan.pool.is_some() && self.asked.minimum_coverage > 0.0;
@@ -88,7 +91,7 @@ impl Listing<'_> {
         let inquiry = Inquiry { question: self.question, parts: &ranking, minimum_items };
         let ranked = self.scatter.run(self.route, inquiry, call).await;
         if plan.pool.is_some() {
-            return Heard { parts, replies: combined(listed, ranked), reasons: BTreeSet::new() };
+            return Heard { parts, replies: combined(listed, &ranking, ranked), reasons: BTreeSet::new() };
         }
         let mut missing = CoverageBuilder::new(parts.iter().map(|part| part.shard), 0);
         listed.iter().for_each(|reply| missing.report(reply.shard, reply.outcome(), 0));
@@ -106,13 +109,13 @@ impl Listing<'_> {
         self.placed.parts.shard_count.indices().map(part).collect()
     }
 
-    fn rank_parts(&self, candidates: &[ItemId], lists: &CatalogueLists) -> Vec<Part> {
+    fn rank_parts(&self, candidates: &[ItemId], lists: Option<&CatalogueLists>) -> Vec<Part> {
         let mut by_shard: BTreeMap<ShardIndex, Vec<ItemId>> = BTreeMap::new();
         for id in candidates {
             by_shard.entry(shard_of(id, self.placed.parts.shard_count)).or_default().push(id.clone());
         }
         let part = |(shard, item_ids): (ShardIndex, Vec<ItemId>)| {
-            let standing = Some(lists.standing(&item_ids));
+            let standing = lists.map(|lists| lists.standing(&item_ids));
             Part { shard, work: Work::Rerank { item_ids, standing } }
         };
         by_shard.into_iter().map(part).collect()
@@ -129,8 +132,8 @@ fn taken(answer: &mut ShardAnswer) -> Vec<Listed> {
 }
 
 /// One reply per shard that was to list: what went wrong first, or what it ranked. A shard without candidates has
-/// looked at all of its items and ranked none.
-fn combined(listed: Vec<ShardReply>, ranked: Vec<ShardReply>) -> Vec<ShardReply> {
+/// looked at all of its items and ranked none; one that was to rank some and is not heard of was left behind.
+fn combined(listed: Vec<ShardReply>, ranking: &[Part], ranked: Vec<ShardReply>) -> Vec<ShardReply> {
     let mut ranked: BTreeMap<ShardIndex, ShardReply> =
         ranked.into_iter().map(|reply| (reply.shard, reply)).collect();
     let combine = |reply: ShardReply| {
@@ -141,9 +144,29 @@ fn combined(listed: Vec<ShardReply>, ranked: Vec<ShardReply>) -> Vec<ShardReply>
         let nothing = ShardAnswer { items_considered: considered, ..ShardAnswer::default() };
         let answer = match ranked.remove(&reply.shard) {
             Some(reply) => reply.answer.map(|answer| ShardAnswer { items_considered: considered, ..answer }),
+            None if ranking.iter().any(|part| part.shard == reply.shard) => Err(Fault::TimedOut),
             None => Ok(nothing),
         };
         ShardReply { shard: reply.shard, answer }
     };
     listed.into_iter().map(combine).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_was_left_behind_while_ranking_is_missing_and_one_without_candidates_is_not() {
+        let answer = |items_considered| Ok(ShardAnswer { items_considered, ..ShardAnswer::default() });
+        let listed = (0..3).map(|shard| ShardReply { shard, answer: answer(100) }).collect();
+        let rank = |shard| Part { shard, work: Work::Rerank { item_ids: vec!["a".into()], standing: None } };
+        let ranked = vec![ShardReply { shard: 0, answer: answer(1) }];
+        let replies = combined(listed, &[rank(0), rank(1)], ranked);
+        let outcomes: Vec<_> = replies.iter().map(ShardReply::outcome).collect();
+        assert_eq!(outcomes, [ShardOutcome::Ok, ShardOutcome::TimedOut, ShardOutcome::Ok]);
+        let considered =
+            |reply: &ShardReply| reply.answer.as_ref().map_or(0, |answer| answer.items_considered);
+        assert_eq!(replies.iter().map(considered).collect::<Vec<_>>(), [100, 0, 100]);
+    }
 }

@@ -47,8 +47,8 @@ impl Graph {
         self.index.memory_usage() as u64
     }
 
-    /// Rows near the query, in any order; nothing if a graph will not do: too many are excluded for it, or no place is
-    /// free for another search.
+    /// Rows near the query, in any order; nothing if a graph will not do: too many are excluded for it, no place is free
+    /// for another search, or it reaches fewer than there are, as where many vectors are equal.
     #[expect(clippy::cast_precision_loss, reason = "a share")]
     pub(crate) fn search(
         &self,
@@ -66,6 +66,9 @@ impl Graph {
             self.index.filtered_search(query, depth, allowed)
         };
         let found = found.inspect_err(|error| tracing::warn!(%error, "the graph did not answer")).ok()?;
+        if found.keys.len() < depth.min(self.items.saturating_sub(excluded.len())) {
+            return None;
+        }
         let rows = found.keys.into_iter().zip(found.distances);
         Some(rows.filter_map(|(row, distance)| Some((u32::try_from(row).ok()?, 1.0 - distance))).collect())
     }

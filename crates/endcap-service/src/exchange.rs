@@ -2,8 +2,8 @@
 //!
 //! Each frame runs through the same handler as a call of its own, and through the same cap, deadline, guard against
 //! panics and metrics. All of a stream's calls are polled by the one task that writes its replies: those that are ready
-//! together leave in one write, and nothing is left behind when the stream is dropped. The stages that take time
-//! (scans, inference) have threads of their own.
+//! together leave in one write, and nothing is left behind when the stream is dropped. Scans, and runs longer than
+//! `worker.inline_max`, have threads of their own.
 
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
@@ -161,7 +161,7 @@ async fn call<S: ShardService>(
         }
     };
     let guarded = async {
-        let outcome = calls.guard(Some(deadline), work).await;
+        let outcome = calls.guard_one(deadline, work).await;
         let outcome = outcome.unwrap_or_else(|error| Err(to_status(&error, &id)));
         calls.record(rpc, outcome.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
         outcome

@@ -15,7 +15,7 @@ use http::HeaderValue;
 use opentelemetry::propagation::Extractor;
 use thiserror::Error;
 use tokio::time::Instant;
-use tonic::{Code, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field::Empty};
 
@@ -157,17 +157,31 @@ impl CallLayer {
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
     {
         let deadline = deadline(&request);
+        // Whoever asks whether a full server is well must hear that it is.
+        let place = if is_probe(request.uri().path()) { None } else { Some(&*self.limit) };
         let called = async move {
             let Ok(response) = inner.call(request_with(&mut request, deadline)).await;
             response
         };
-        self.guard(deadline, called).await
+        self.guard(place, deadline, code_of, called).await
     }
 
-    /// Runs one call's work within its deadline, the cap, and a guard against panics.
-    pub(crate) async fn guard<T>(
+    /// Runs the work of a call that a stream brought.
+    pub(crate) async fn guard_one<T>(
         &self,
+        deadline: Deadline,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<Result<T, Status>, CallError> {
+        let code = |outcome: &Result<T, Status>| outcome.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        self.guard(Some(&*self.limit), Some(deadline), code, work).await
+    }
+
+    /// Runs one call's work within its deadline, the limit if it needs a place, and a guard against panics.
+    async fn guard<T>(
+        &self,
+        limit: Option<&Limit>,
         deadline: Option<Deadline>,
+        code: impl FnOnce(&T) -> Code,
         work: impl Future<Output = T>,
     ) -> Result<T, CallError> {
         // Before the limit: a call that nobody waits for must not take a place.
@@ -176,7 +190,8 @@ impl CallLayer {
             return Err(CallError::ExpiredOnArrival);
         }
         // Before any work: beyond this many, everyone would only be slower.
-        let _place = self.limit.enter().map_err(|in_flight| {
+        let place = limit.map(Limit::enter).transpose();
+        let _place = place.map_err(|in_flight| {
             metrics::rejected(self.role, "in_flight");
             CallError::Full { in_flight }
         })?;
@@ -185,18 +200,21 @@ impl CallLayer {
         let guarded = AssertUnwindSafe(work)
             .catch_unwind()
             .map_err(|panic| CallError::Panicked { message: panic_message(panic.as_ref()) });
-        match deadline {
-            Some(deadline) => {
-                let (began, had) = (Instant::now(), deadline.remaining());
-                let raced = tokio::time::timeout_at(deadline.instant(), guarded).await;
-                self.limit.answered(began.elapsed(), had);
-                raced.unwrap_or_else(|_elapsed| {
-                    metrics::expired("handler");
-                    Err(CallError::Expired)
-                })
-            }
-            None => guarded.await,
+        let Some(deadline) = deadline else { return guarded.await };
+        let (began, had) = (Instant::now(), deadline.remaining());
+        let raced = tokio::time::timeout_at(deadline.instant(), guarded).await;
+        let outcome = raced.unwrap_or_else(|_elapsed| {
+            metrics::expired("handler");
+            Err(CallError::Expired)
+        });
+        // Refusals come at once, and say nothing of how long answers take.
+        let is_refusal = |code| matches!(code, Code::ResourceExhausted | Code::InvalidArgument);
+        if let Some(limit) = limit
+            && !outcome.as_ref().is_ok_and(|answer| is_refusal(code(answer)))
+        {
+            limit.answered(began.elapsed(), had);
         }
+        outcome
     }
 
     /// Of the highest level, so that lines of every level carry the ids.
@@ -240,6 +258,12 @@ fn deadline(request: &http::Request<Body>) -> Option<Deadline> {
 /// When a call must be done whose caller waits this long.
 pub(crate) fn before_caller(timeout: Duration) -> Deadline {
     Deadline::after(timeout.saturating_sub(BEFORE_TRANSPORT.min(timeout / 10)))
+}
+
+fn is_probe(path: &str) -> bool {
+    path.starts_with("/grpc.health.v1.Health/")
+        || path.ends_with("/ServerLive")
+        || path.ends_with("/ServerReady")
 }
 
 /// The method's name, or one word for all unknown paths, so that callers can't invent label values.
