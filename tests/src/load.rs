@@ -108,8 +108,12 @@ async fn call(gateways: Vec<RecommendServiceClient<Channel>>, number: usize, sta
             }
             Err(status) => {
                 outcome = Err(format!("{:?}: {}", status.code(), status.message()));
-                // tonic's name for a connection that broke in the middle of a call; others say UNAVAILABLE.
-                let broke = status.code() == Code::Unknown && status.message() == "transport error";
+                // tonic's names for a connection that broke in the middle of a call, or as it began; others say UNAVAILABLE.
+                let broke = match status.code() {
+                    Code::Unknown => status.message() == "transport error",
+                    Code::Internal => status.message().starts_with("h2 protocol error"),
+                    _ => false,
+                };
                 if status.code() != Code::Unavailable && !broke {
                     break;
                 }
