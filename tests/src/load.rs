@@ -109,9 +109,11 @@ async fn call(gateways: Vec<RecommendServiceClient<Channel>>, number: usize, sta
             Err(status) => {
                 outcome = Err(format!("{:?}: {}", status.code(), status.message()));
                 // tonic's names for a connection that broke in the middle of a call, or as it began; others say UNAVAILABLE.
+                // Only what the client found itself has a source: an INTERNAL that a gateway sent is a failure.
+                let own = std::error::Error::source(&status).is_some();
                 let broke = match status.code() {
                     Code::Unknown => status.message() == "transport error",
-                    Code::Internal => status.message().starts_with("h2 protocol error"),
+                    Code::Internal => own && status.message().starts_with("h2 protocol error"),
                     _ => false,
                 };
                 if status.code() != Code::Unavailable && !broke {
