@@ -6,6 +6,7 @@ use std::{
 };
 
 use endcap_proto::pb::{self, recommend_service_client::RecommendServiceClient};
+use endcap_service::status::connection_broke;
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior},
@@ -53,8 +54,8 @@ pub struct Report {
 
 impl Load {
     /// `rate` requests per second, spread over the gateways. A caller that one gateway does not take in, or whose
-    /// connection breaks, asks another one: that is what every gRPC client library does with UNAVAILABLE where it is
-    /// told to.
+    /// connection breaks, asks another one, as gRPC client libraries do where they are told to; a ranking can be asked
+    /// for twice. That a gateway which drains answers all it let in is a test of the server's own.
     #[expect(clippy::disallowed_methods, reason = "clients of a test are nobody's background tasks")]
     pub fn start(gateways: Vec<RecommendServiceClient<Channel>>, rate: u32) -> Self {
         let (stop, started) = (CancellationToken::new(), Instant::now());
@@ -108,15 +109,7 @@ async fn call(gateways: Vec<RecommendServiceClient<Channel>>, number: usize, sta
             }
             Err(status) => {
                 outcome = Err(format!("{:?}: {}", status.code(), status.message()));
-                // tonic's names for a connection that broke in the middle of a call, or as it began; others say UNAVAILABLE.
-                // Only what the client found itself has a source: an INTERNAL that a gateway sent is a failure.
-                let own = std::error::Error::source(&status).is_some();
-                let broke = match status.code() {
-                    Code::Unknown => status.message() == "transport error",
-                    Code::Internal => own && status.message().starts_with("h2 protocol error"),
-                    _ => false,
-                };
-                if status.code() != Code::Unavailable && !broke {
+                if status.code() != Code::Unavailable && !connection_broke(&status) {
                     break;
                 }
             }

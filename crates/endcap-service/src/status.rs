@@ -75,8 +75,9 @@ impl Coded for RemoteError {
 pub fn from_status(status: &Status) -> RemoteError {
     let details = status.get_error_details();
     let violations = details.bad_request().map(|bad| &bad.field_violations[..]).unwrap_or_default();
+    let code = if connection_broke(status) { ErrorCode::Unavailable } else { error_code(status.code()) };
     RemoteError {
-        code: error_code(status.code()),
+        code,
         message: status.message().to_owned(),
         violations: violations
             .iter()
@@ -84,6 +85,21 @@ pub fn from_status(status: &Status) -> RemoteError {
             .collect(),
         retry_after: details.retry_info().and_then(|info| info.retry_delay),
     }
+}
+
+/// Whether a call failed because its connection went, before or after it left: what can be done twice may be asked of
+/// another member. tonic tells that as INTERNAL, CANCELLED or UNKNOWN, by how far the call came; only a status that the
+/// client made itself has a cause, and its own timer is one of its own.
+pub fn connection_broke(status: &Status) -> bool {
+    let mut cause = status.source();
+    let broke = cause.is_some();
+    while let Some(error) = cause {
+        if error.is::<tonic::TimeoutExpired>() {
+            return false;
+        }
+        cause = error.source();
+    }
+    broke
 }
 
 /// A status as it travels on a stream: all that [`from_status`] reads of it.

@@ -18,7 +18,9 @@ use endcap_service::{
     Deadline, GrpcConfig, GrpcServer, Readiness, RequestId,
     admin::{AdminConfig, AdminServer},
     client,
+    status::from_status,
 };
+use endcap_types::ErrorCode;
 use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -145,6 +147,10 @@ async fn deadlines_reach_the_handler_and_end_its_call() {
     request.set_timeout(Duration::from_secs(7));
     running.client.get_features(request).await.expect("the handler saw the deadline");
 
+    let mut request = ask("wait");
+    request.set_timeout(Duration::from_millis(50));
+    let status = running.client.get_features(request).await.unwrap_err();
+    assert_eq!(from_status(&status).code, ErrorCode::DeadlineExceeded, "{status:?}");
     assert_eq!(status_within(running.address, "50m", ask("wait").into_inner()).await, Code::DeadlineExceeded);
 }
 
@@ -233,6 +239,7 @@ async fn a_drain_answers_every_call_that_it_let_in() {
         let begun = running.service.begun.lock();
         for (number, status) in failed {
             assert!(!begun.contains(&number), "{number} was let in and got {status:?}");
+            assert_eq!(from_status(&status).code, ErrorCode::Unavailable, "{status:?}");
             codes.insert(format!("{:?}: {}", status.code(), status.message()));
             refused += 1;
         }
