@@ -17,6 +17,7 @@ use endcap_proto::{
 use endcap_service::{
     Deadline,
     client::{self, Channels, request},
+    exchange::LARGEST_MESSAGE,
     status::{RemoteError, from_status},
 };
 use endcap_types::{ErrorCode, FeatureName, FeatureValue, VersionPin};
@@ -27,9 +28,6 @@ use crate::ports::{
     Call, FeatureGroup, FeatureKey, FeatureSource, HealthClient, Part, Pinned, Question, ShardAnswer,
     ShardClient, Work,
 };
-
-/// 10,000 items with all their columns fit; a worker gone mad must not take the gateway with it.
-const LARGEST_ANSWER: usize = 64 << 20;
 
 /// Workers and feature-caches over shared channels.
 #[derive(Debug, Clone)]
@@ -44,7 +42,7 @@ fn channel(channels: &Channels, endpoint: &str) -> Result<Channel, RemoteError> 
 }
 
 fn shard_client(channels: &Channels, endpoint: &str) -> Result<ShardServiceClient<Channel>, RemoteError> {
-    Ok(ShardServiceClient::new(channel(channels, endpoint)?).max_decoding_message_size(LARGEST_ANSWER))
+    Ok(ShardServiceClient::new(channel(channels, endpoint)?).max_decoding_message_size(LARGEST_MESSAGE))
 }
 
 impl Remote {

@@ -122,7 +122,7 @@ impl Recommend {
         let vector = match vector {
             Ok(vector) => vector,
             Err(_) if placed.does_without_vector(asked) => {
-                // The words are enough, and the ranker does without: its vector features get their defaults.
+                // The words are enough, and the ranker does without: to its vector features nothing is near.
                 reasons.insert(DegradationReason::EncoderFailed);
                 Arc::default()
             }

@@ -44,7 +44,7 @@ impl VectorIndex {
         let coarse = match options.precision {
             _ if items >= options.graph_min_items => Coarse::Graph(Graph::build(dim, &data)?),
             Precision::F32 => Coarse::Exact,
-            Precision::F16 => Coarse::Half(data.iter().map(|value| half::f16::from_f32(*value)).collect()),
+            Precision::F16 => Coarse::Half(data.iter().map(|value| half_of(*value)).collect()),
             Precision::Int8 => Coarse::Int8(scan::Quantized::of(&data, dim)),
         };
         Ok(Self { dim, vectors: data, coarse })
@@ -104,6 +104,11 @@ impl VectorIndex {
     }
 }
 
+/// The nearest f16 that is a number: an infinite one would be found by no query.
+fn half_of(value: f32) -> half::f16 {
+    half::f16::from_f32(value.clamp(half::f16::MIN.to_f32(), half::f16::MAX.to_f32()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +157,15 @@ mod tests {
             hits += expected.iter().filter(|item| found.contains(item)).count();
         }
         f64::from(u32::try_from(hits).unwrap()) / f64::from(u32::try_from(of).unwrap())
+    }
+
+    #[test]
+    fn numbers_too_large_for_f16_are_found_all_the_same() {
+        let data = vec![1.0, 0.0, 100_000.0, 0.0, -100_000.0, 1.0];
+        let options = VectorOptions { precision: Precision::F16, graph_min_items: usize::MAX };
+        let index = VectorIndex::build(Vectors { dim: 2, data: data.into() }, options).unwrap();
+        let found = index.top(&[1.0, 0.0], 3, &HashSet::new());
+        assert_eq!(found, [(1, 100_000.0), (0, 1.0), (2, -100_000.0)]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use futures::{
     future::{AbortHandle, Abortable, BoxFuture},
     stream::FuturesUnordered,
 };
+use prost::Message as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -27,6 +28,10 @@ use crate::{
     status::{RemoteError, to_call_error, to_status},
     traces,
 };
+
+/// Bytes of the largest answer that workers write and gateways read, by itself or in a frame; a request of 10,000 items
+/// with fields is far below it, and a worker gone mad must not take the gateway with it.
+pub const LARGEST_MESSAGE: usize = 64 << 20;
 
 /// What the worker writes.
 pub type Replies = Pin<Box<dyn Stream<Item = Result<pb::ExchangeResponse, Status>> + Send>>;
@@ -167,7 +172,17 @@ async fn call<S: ShardService>(
         outcome
     };
     let outcome = guarded.instrument(span).await;
-    (frame.sequence, outcome.unwrap_or_else(|status| Reply::Error(to_call_error(&status))))
+    (frame.sequence, fitting(outcome.unwrap_or_else(|status| Reply::Error(to_call_error(&status))), &id))
+}
+
+/// A frame that is too large would end the stream, with everyone else's calls.
+fn fitting(reply: Reply, id: &RequestId) -> Reply {
+    let frame = pb::ExchangeResponse { sequence: u64::MAX, reply: Some(reply) };
+    let bytes = frame.encoded_len();
+    match frame.reply {
+        Some(reply) if bytes <= LARGEST_MESSAGE => reply,
+        _ => Reply::Error(to_call_error(&to_status(&too_large(bytes), id))),
+    }
 }
 
 fn with<T>(message: T, id: &RequestId, deadline: crate::Deadline) -> Request<T> {
@@ -182,6 +197,17 @@ fn unknown_call() -> RemoteError {
     RemoteError {
         code: ErrorCode::InvalidArgument,
         message: "call: is missing, or of a kind that this worker does not know".to_owned(),
+        violations: Vec::new(),
+        retry_after: None,
+    }
+}
+
+fn too_large(bytes: usize) -> RemoteError {
+    RemoteError {
+        code: ErrorCode::InvalidArgument,
+        message: format!(
+            "the answer takes {bytes} bytes, more than the {LARGEST_MESSAGE} of a message; ask for fewer items or fields"
+        ),
         violations: Vec::new(),
         retry_after: None,
     }

@@ -11,7 +11,7 @@ use endcap_proto::{
     inference::grpc_inference_service_server::GrpcInferenceServiceServer,
     pb::shard_service_server::ShardServiceServer,
 };
-use endcap_service::{GrpcServer, Readiness, task::Tasks};
+use endcap_service::{GrpcServer, Readiness, exchange::LARGEST_MESSAGE, task::Tasks};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -27,9 +27,6 @@ use crate::{
     publish::Publisher,
     score::Score,
 };
-
-/// A request of 10,000 items with fields is far below this.
-const MAX_MESSAGE: usize = 64 << 20;
 
 /// What a worker needs from outside.
 #[derive(Debug)]
@@ -101,13 +98,13 @@ impl App {
 
         let open = OpenInference { holdings: holdings.clone(), progress, readiness: readiness.clone() };
         let open = GrpcInferenceServiceServer::new(open)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
+            .max_decoding_message_size(LARGEST_MESSAGE)
+            .max_encoding_message_size(LARGEST_MESSAGE);
         let score = Score { holdings, scans: Arc::new(Semaphore::new(config.scan_threads)) };
         let draining = CancellationToken::new();
         let service = ShardServiceServer::new(ShardGrpc { score, draining: draining.clone() })
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
+            .max_decoding_message_size(LARGEST_MESSAGE)
+            .max_encoding_message_size(LARGEST_MESSAGE);
         let server = server.add_service(service).add_service(open);
         Ok(Self { server, readiness, session, draining, tasks })
     }

@@ -109,6 +109,7 @@ impl ShardService for Fake {
         };
         match request.query.as_str() {
             "ragged" => answer.scores = vec![1, 2, 3].into(),
+            "too large" => answer.item_ids[0] = "a".repeat(exchange::LARGEST_MESSAGE),
             "another shard" => answer.shard += 1,
             "another version" => answer.pin.as_mut().unwrap().version += 1,
             _ => {}
@@ -289,6 +290,21 @@ async fn a_call_ends_at_its_deadline_and_so_does_its_work() {
         assert_eq!(expired.code, ErrorCode::DeadlineExceeded, "{expired:?}");
         bed.score("fine", PATIENCE).await.expect("the worker goes on");
     }
+}
+
+#[tokio::test]
+async fn an_answer_too_large_to_send_fails_alone() {
+    let mut bed = Bed::new(true, true, 100).await;
+    let (waited, large) = tokio::join!(bed.score("wait", PATIENCE), async {
+        let large = bed.score("too large", PATIENCE).await;
+        bed.fake.release.notify_one();
+        large
+    });
+    let large = large.unwrap_err();
+    assert!(large.code == ErrorCode::InvalidArgument && large.message.contains("fewer items"), "{large:?}");
+    waited.expect("its neighbour goes on");
+    bed.hears("begun").await;
+    assert_eq!(bed.fake.seen.streams.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
