@@ -163,7 +163,7 @@ mod tests {
     fn numbers_too_large_for_f16_are_found_all_the_same() {
         let data = vec![1.0, 0.0, 100_000.0, 0.0, -100_000.0, 1.0];
         let options = VectorOptions { precision: Precision::F16, graph_min_items: usize::MAX };
-        let index = VectorIndex::build(Vectors { dim: 2, data: data.into() }, options).unwrap();
+        let index = VectorIndex::build(Vectors { dim: 2, data }, options).unwrap();
         let found = index.top(&[1.0, 0.0], 3, &HashSet::new());
         assert_eq!(found, [(1, 100_000.0), (0, 1.0), (2, -100_000.0)]);
     }
