@@ -88,18 +88,20 @@ pub fn from_status(status: &Status) -> RemoteError {
 }
 
 /// Whether a call failed because its connection went, before or after it left: what can be done twice may be asked of
-/// another member. tonic tells that as INTERNAL, CANCELLED or UNKNOWN, by how far the call came; only a status that the
-/// client made itself has a cause, and its own timer is one of its own.
+/// another member. tonic tells that as INTERNAL, CANCELLED, UNKNOWN or UNAVAILABLE, by how far the call came; only a
+/// status that the client made itself has a cause, and its own timer is one of its own.
 pub fn connection_broke(status: &Status) -> bool {
+    let named_so =
+        matches!(status.code(), Code::Internal | Code::Cancelled | Code::Unknown | Code::Unavailable);
     let mut cause = status.source();
-    let broke = cause.is_some();
+    let is_own = cause.is_some();
     while let Some(error) = cause {
         if error.is::<tonic::TimeoutExpired>() {
             return false;
         }
         cause = error.source();
     }
-    broke
+    named_so && is_own
 }
 
 /// A status as it travels on a stream: all that [`from_status`] reads of it.
