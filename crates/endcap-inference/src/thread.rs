@@ -20,7 +20,9 @@ const NICE: i32 = 5;
 #[cfg(target_os = "linux")]
 fn stand_back() {
     // Despite its name: on Linux a priority belongs to a thread, and no process means the calling one.
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+    let stood = rustix::process::getpriority_process(None)
+        .and_then(|mine| rustix::process::setpriority_process(None, NICE.max(mine)));
+    if let Err(error) = stood {
         tracing::debug!(%error, "loading goes on at full priority");
     }
 }
