@@ -19,9 +19,10 @@ import peers
 from fleet import MODEL, Fleet, Programs, Sizes, bench, recommend, time_text
 from machine import ROOT, NotRun, Server, describe, environment, pinned, split_cores
 
-IN_FLIGHT = 16
+IN_FLIGHT = 32
 FLOOR = "bare ONNX Runtime loop"
 WORKER = "Endcap worker, ModelInfer"
+STREAM = "Endcap worker, Score on a gateway's stream"
 GATEWAY = "Endcap gateway, Recommend"
 ECHO = "bare tonic, the same answer each time"
 
@@ -108,7 +109,8 @@ def lane(name: str, start_it: Callable[[], Measure]) -> Lane:
 
 
 def start(run: Run, chosen: list[str]) -> list[Lane]:
-    lanes = [lane(FLOOR, lambda: floor(run)), lane(WORKER, lambda: worker(run)), gateway_lane(run, GATEWAY)]
+    lanes = [lane(FLOOR, lambda: floor(run)), lane(WORKER, lambda: worker(run)), lane(STREAM, lambda: stream(run))]
+    lanes.append(gateway_lane(run, GATEWAY))
     for name in peers.ALL:
         if name in chosen:
             lanes.append(lane(name, lambda name=name: peer(run, name)))
@@ -149,6 +151,13 @@ def fleet(run: Run) -> Fleet:
 def worker(run: Run) -> Measure:
     url = fleet(run).worker
     return lambda rows: run.infer(url, rows)
+
+
+def stream(run: Run) -> Measure:
+    """One stream, as one gateway has it: the worker looks the items' features up itself, and answers ids and scores."""
+    bundle = run.sizes.bundle(run.programs)
+    options = ["--rpc", "score", "--url", fleet(run).worker, "--model", MODEL, "--bundle", str(bundle)]
+    return lambda rows: run.load(["bench", *options, "--rows", str(rows), "--connections", "1"])
 
 
 def gateway_lane(run: Run, name: str) -> Lane:

@@ -29,6 +29,8 @@ pub enum BenchError {
     Histogram(#[from] hdrhistogram::CreationError),
     #[error("{what}: {} {}", status.code(), status.message())]
     Remote { what: &'static str, status: Box<tonic::Status> },
+    #[error("the worker holds no version of {model:?} that can be asked for; it names [{found}]")]
+    NotHeld { model: String, found: String },
     #[error("start the thread that paces requests")]
     Pacer(#[source] std::io::Error),
     #[error("a request panicked")]

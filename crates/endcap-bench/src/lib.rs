@@ -19,6 +19,7 @@ mod record;
 mod report;
 mod schedule;
 mod search;
+mod shard;
 mod target;
 
 pub use closed::closed_loop;
@@ -33,4 +34,5 @@ pub use record::Recorder;
 pub use report::{Found, Latency, Report, Setup, Step, Window};
 pub use schedule::{Arrivals, Ramp, Schedule};
 pub use search::{Probe, Search, find_highest};
+pub use shard::{ShardConfig, ShardTarget};
 pub use target::{Answer, Target};

@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use endcap_bench::{
     Arrivals, BenchError, InferConfig, InferTarget, Limits, Load, Objective, Probe, Queries, Ramp,
-    RecommendConfig, RecommendTarget, Report, Schedule, Search, Setup, Step, Target, closed_loop,
-    collect_items, find_highest, open_loop, read_queries, svg,
+    RecommendConfig, RecommendTarget, Report, Schedule, Search, Setup, ShardConfig, ShardTarget, Step,
+    Target, closed_loop, collect_items, find_highest, open_loop, read_queries, svg,
 };
 
 use crate::{
@@ -32,6 +32,8 @@ pub enum Rpc {
     Recommend,
     /// ModelInfer of the Open Inference Protocol: a worker's, or any other server's.
     Infer,
+    /// A worker's Score on the stream that gateways use: --rows items of --bundle ranked, all of one shard.
+    Score,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -39,10 +41,10 @@ pub struct BenchArgs {
     /// What to ask.
     #[arg(long, value_enum, default_value_t = Rpc::Recommend)]
     pub rpc: Rpc,
-    /// Whom to ask; default: the gateway, or for ModelInfer a worker on its default port.
+    /// Whom to ask; default: the gateway, otherwise a worker on its default port.
     #[arg(long)]
     pub url: Option<String>,
-    /// Rows of each ModelInfer.
+    /// Rows of each ModelInfer or Score.
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub rows: usize,
     /// Ids in ModelInfer's rows are below this, as every table of the model must have.
@@ -97,8 +99,8 @@ pub struct BenchArgs {
     /// Rank this many items of the catalogue instead of retrieving.
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
     pub candidates: usize,
-    /// Take those items from this bundle instead of asking the gateway for some.
-    #[arg(long, value_name = "FILE", requires = "candidates")]
+    /// Take the items from this bundle: --candidates' instead of asking the gateway for some, and Score's.
+    #[arg(long, value_name = "FILE")]
     pub bundle: Option<PathBuf>,
     /// Orders queries and draws arrivals: the same seed is the same load.
     #[arg(long, default_value_t = 7)]
@@ -132,7 +134,7 @@ const WORKER: &str = "http://127.0.0.1:9410";
 fn url(global: &Global, args: &BenchArgs) -> String {
     let default = match args.rpc {
         Rpc::Recommend => &global.gateway,
-        Rpc::Infer => WORKER,
+        Rpc::Infer | Rpc::Score => WORKER,
     };
     args.url.clone().unwrap_or_else(|| default.to_owned())
 }
@@ -142,11 +144,12 @@ async fn target(global: &Global, args: &BenchArgs) -> anyhow::Result<(Arc<dyn Ta
     match args.rpc {
         Rpc::Recommend => recommend(url(global, args), args).await,
         Rpc::Infer => infer(url(global, args), args).await,
+        Rpc::Score => score(url(global, args), args).await,
     }
 }
 
 async fn infer(url: String, args: &BenchArgs) -> anyhow::Result<(Arc<dyn Target>, String)> {
-    anyhow::ensure!(!args.model.is_empty(), "ModelInfer needs the name of a model: give it with --model");
+    named(args)?;
     let config = InferConfig {
         url,
         connections: args.connections,
@@ -158,6 +161,29 @@ async fn infer(url: String, args: &BenchArgs) -> anyhow::Result<(Arc<dyn Target>
     };
     let target = InferTarget::new(&config).await.with_context(|| format!("asked {}", config.url))?;
     Ok((Arc::new(target), format!("model {}, {} rows", args.model, args.rows)))
+}
+
+async fn score(url: String, args: &BenchArgs) -> anyhow::Result<(Arc<dyn Target>, String)> {
+    named(args)?;
+    let path = args.bundle.as_ref().context("Score needs the items that the worker holds: give --bundle")?;
+    let bundle = bundle::open(path)?;
+    let config = ShardConfig {
+        url,
+        connections: args.connections,
+        model: args.model.clone(),
+        digest: bundle.digest().to_string(),
+        shard: 0,
+        items: bundle.items(0)?.ids,
+        rows: args.rows,
+        seed: args.seed,
+    };
+    let target = ShardTarget::new(&config).await.with_context(|| format!("asked {}", config.url))?;
+    Ok((Arc::new(target), format!("model {}, {} rows of shard 0", args.model, args.rows)))
+}
+
+fn named(args: &BenchArgs) -> anyhow::Result<()> {
+    anyhow::ensure!(!args.model.is_empty(), "a worker is asked for a model by name: give it with --model");
+    Ok(())
 }
 
 async fn recommend(url: String, args: &BenchArgs) -> anyhow::Result<(Arc<dyn Target>, String)> {
@@ -213,6 +239,7 @@ fn setup(url: String, args: &BenchArgs, request: String) -> Setup {
     let rpc = match args.rpc {
         Rpc::Recommend => "Recommend",
         Rpc::Infer => "ModelInfer",
+        Rpc::Score => "Score",
     };
     Setup {
         rpc: rpc.to_owned(),
