@@ -191,6 +191,10 @@ bench-overload: build-bench ## Ask a fleet for 2 and 5 times what it can do: tar
 bench-swap: build-bench ## Swap versions at 70 % load: target/bench/swap.md
 	$(BENCH)/stress.py swap $(if $(QUICK),--seconds 10,) $(ARGS)
 
+.PHONY: bench-telemetry
+bench-telemetry: build-bench $(TEST_TOOLS)/stamp ## Measure what metrics and traces cost: target/bench/telemetry.md
+	$(BENCH)/telemetry.py $(if $(QUICK),--rounds 3 --seconds 0.5,) $(ARGS)
+
 .PHONY: bench-scale
 bench-scale: build-bench $(SHOP) ## Measure what shards and items cost, with the fitted lines: target/bench/scale.md
 	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(TOOLS)/shop --out $(TOOLS)/shop-source

@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal as _, sync::OnceLock, time::Duration};
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use thiserror::Error;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
@@ -24,11 +24,12 @@ const SECONDS: [f64; 21] = [
 const RATIOS: [f64; 9] = [0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0];
 const ROWS: [f64; 11] = [1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0];
 
-/// How the process logs and traces.
+/// How the process logs, counts and traces.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TelemetryConfig {
     pub log: String,
     pub json: bool,
+    pub metrics: bool,
     pub traces: Option<TracesConfig>,
 }
 
@@ -42,8 +43,9 @@ impl TelemetryConfig {
         if format.as_ref().is_some_and(|format| format != "pretty" && format != "json") {
             settings.reject("telemetry.format", "\"pretty\" or \"json\"");
         }
+        let metrics = settings.read("telemetry.metrics");
         let traces = TracesConfig::read(settings);
-        Some(Self { log: log?, json: format? == "json", traces: traces? })
+        Some(Self { log: log?, json: format? == "json", metrics: metrics?, traces: traces? })
     }
 }
 
@@ -62,6 +64,10 @@ static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Starts logging to stderr, and sending traces of `service` if there is somewhere to. Once per process.
 pub fn init(config: &TelemetryConfig, service: &str) -> Result<(), TelemetryError> {
+    if !config.metrics {
+        // One that nothing is counted by: what is never installed costs nothing.
+        METRICS.set(recorder().handle()).map_err(|_| TelemetryError::Twice)?;
+    }
     let (filter, handle) = reload::Layer::new(parse(&config.log)?);
     let logs = if config.json {
         fmt::layer().json().with_writer(std::io::stderr).boxed()
@@ -101,20 +107,24 @@ fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
 /// The process's metrics, installed at the first call. Every service of the process shares them.
 pub fn metrics_handle() -> &'static PrometheusHandle {
     METRICS.get_or_init(|| {
-        let builder = PrometheusBuilder::new();
-        let with_buckets = [("_seconds", &SECONDS[..]), ("_ratio", &RATIOS[..]), ("_rows", &ROWS[..])]
-            .into_iter()
-            .try_fold(builder, |builder, (suffix, buckets)| {
-                builder.set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), buckets)
-            });
-        // Bucket lists are refused only when empty, and these are constants.
-        let recorder = with_buckets.unwrap_or_default().build_recorder();
+        let recorder = recorder();
         let handle = recorder.handle();
         if metrics::set_global_recorder(recorder).is_err() {
             tracing::warn!("another metrics recorder is installed; /metrics will be empty");
         }
         handle
     })
+}
+
+fn recorder() -> PrometheusRecorder {
+    let builder = PrometheusBuilder::new();
+    let with_buckets = [("_seconds", &SECONDS[..]), ("_ratio", &RATIOS[..]), ("_rows", &ROWS[..])]
+        .into_iter()
+        .try_fold(builder, |builder, (suffix, buckets)| {
+            builder.set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), buckets)
+        });
+    // Bucket lists are refused only when empty, and these are constants.
+    with_buckets.unwrap_or_default().build_recorder()
 }
 
 /// Reads what the process uses, for the scrape that asks.
