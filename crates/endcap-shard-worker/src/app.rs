@@ -102,7 +102,8 @@ impl App {
             .max_encoding_message_size(LARGEST_MESSAGE);
         let score = Score { holdings, scans: Arc::new(Semaphore::new(config.scan_threads)) };
         let draining = CancellationToken::new();
-        let service = ShardServiceServer::new(ShardGrpc { score, draining: draining.clone() })
+        let service = ShardGrpc { score, draining: draining.clone(), tasks: tasks.clone() };
+        let service = ShardServiceServer::new(service)
             .max_decoding_message_size(LARGEST_MESSAGE)
             .max_encoding_message_size(LARGEST_MESSAGE);
         let server = server.add_service(service).add_service(open);

@@ -125,7 +125,8 @@ impl ShardService for Fake {
         if !self.streams {
             return Err(Status::unimplemented("an old worker"));
         }
-        Ok(Response::new(exchange::serve(Arc::new(self.clone()), request, self.draining.clone())))
+        let draining = self.draining.clone();
+        Ok(Response::new(exchange::serve(Arc::new(self.clone()), request, draining, &Tasks::new())))
     }
 }
 
