@@ -131,9 +131,9 @@ impl ShardService for Fake {
 }
 
 /// A fake worker behind the real layer stack, on a runtime of its own so that it can be killed, and a way to ask it.
-struct Bed {
-    remote: Remote,
-    endpoint: String,
+pub(super) struct Bed {
+    pub(super) remote: Remote,
+    pub(super) endpoint: String,
     fake: Fake,
     news: mpsc::UnboundedReceiver<&'static str>,
     served: JoinHandle<()>,
@@ -148,7 +148,7 @@ impl Drop for Bed {
 
 impl Bed {
     /// Workers that know streams are asked over one when `stream`.
-    async fn new(stream: bool, knows_streams: bool, max_in_flight: usize) -> Self {
+    pub(super) async fn new(stream: bool, knows_streams: bool, max_in_flight: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
         let config = GrpcConfig {
@@ -182,15 +182,9 @@ impl Bed {
         bed
     }
 
-    async fn until_open(&self, open: bool) {
+    pub(super) async fn until_open(&self, open: bool) {
         let exchanges = self.remote.exchanges.as_ref().unwrap();
-        let polling = async {
-            let mut pause = tokio::time::interval(Duration::from_millis(2));
-            while exchanges.get(&self.endpoint).is_some() != open {
-                pause.tick().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, polling).await.expect("the stream changes");
+        until(async || exchanges.get(&self.endpoint).is_some() == open).await;
     }
 
     async fn score(&self, query: &str, deadline: Duration) -> Result<Pinned<ShardAnswer>, RemoteError> {
@@ -209,6 +203,16 @@ impl Bed {
             runtime.shutdown_background();
         }
     }
+}
+
+pub(super) async fn until(mut condition: impl AsyncFnMut() -> bool) {
+    let polling = async {
+        let mut pause = tokio::time::interval(Duration::from_millis(2));
+        while !condition().await {
+            pause.tick().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, polling).await.expect("the condition comes true");
 }
 
 fn call(deadline: Duration) -> Call {
