@@ -124,7 +124,7 @@ $(HELM_TOOLS)/stamp: tests/helm/requirements.txt deploy/python/venv.sh
 	deploy/python/venv.sh $(HELM_TOOLS) tests/helm/requirements.txt
 	@touch $@
 
-$(ETCD): deploy/etcd/fetch.sh
+$(ETCD): deploy/etcd/fetch.sh deploy/debian/unpack.sh
 	deploy/etcd/fetch.sh $(dir $@)
 	@touch -h $@
 
@@ -137,7 +137,7 @@ dashboards: $(GRAFANA)/stamp ## Write the Grafana dashboards and the catalogue o
 	$(GRAFANA)/bin/python deploy/grafana/dashboards.py
 	$(CARGO) run --locked --quiet --bin endcap -- metrics > deploy/prometheus/METRICS.md
 
-$(PROMETHEUS): deploy/prometheus/fetch.sh
+$(PROMETHEUS): deploy/prometheus/fetch.sh deploy/debian/unpack.sh
 	deploy/prometheus/fetch.sh $(dir $@)
 	@touch -h $@
 

@@ -1,6 +1,9 @@
 //! Latency and answers against load, as an SVG picture.
 
-use plotters::prelude::*;
+use plotters::{
+    coord::{ranged1d::Ranged, types::RangedCoordf64},
+    prelude::*,
+};
 
 use crate::{BenchError, Latency, Report, Step, report::time_text};
 
@@ -64,18 +67,9 @@ fn latencies<'a>(area: &Area<'a>, steps: &[&Step]) -> Drawn<'a> {
             .filter(|step| step.latency_us.count > 0)
             .map(|step| (step.rate_offered, figure(&step.latency_us).max(1) as f64))
             .collect();
-        chart
-            .draw_series(LineSeries::new(points.clone(), colour))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
-        chart.draw_series(points.into_iter().map(|point| Circle::new(point, POINT, colour.filled())))?;
+        line(&mut chart, name, colour, points)?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .draw()?;
-    Ok(())
+    legend(&mut chart)
 }
 
 /// What a line shows of a step, in answers a second.
@@ -95,18 +89,35 @@ fn answers<'a>(area: &Area<'a>, steps: &[&Step]) -> Drawn<'a> {
     ];
     for (name, figure, colour) in lines {
         let points: Vec<(f64, f64)> = steps.iter().map(|step| (step.rate_offered, figure(step))).collect();
-        chart
-            .draw_series(LineSeries::new(points.clone(), colour))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
-        chart.draw_series(points.into_iter().map(|point| Circle::new(point, POINT, colour.filled())))?;
+        line(&mut chart, name, colour, points)?;
     }
+    legend(&mut chart)
+}
+
+type Chart<'a, 'b, Y> = ChartContext<'b, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>;
+
+/// A line through points that show.
+fn line<'a, 'b, Y: Ranged<ValueType = f64> + 'b>(
+    chart: &mut Chart<'a, 'b, Y>,
+    name: &str,
+    colour: RGBColor,
+    points: Vec<(f64, f64)>,
+) -> Drawn<'a> {
+    chart
+        .draw_series(LineSeries::new(points.clone(), colour))?
+        .label(name)
+        .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
+    chart.draw_series(points.into_iter().map(|point| Circle::new(point, POINT, colour.filled())))?;
+    Ok(())
+}
+
+/// What the lines are called.
+fn legend<'a: 'b, 'b, Y: Ranged<ValueType = f64> + 'b>(chart: &mut Chart<'a, 'b, Y>) -> Drawn<'a> {
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.8))
-        .draw()?;
-    Ok(())
+        .draw()
 }
 
 /// The horizontal axis, with room at both ends even for a single step.

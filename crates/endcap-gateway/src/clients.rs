@@ -11,7 +11,7 @@ use endcap_proto::{
     columns,
     pb::{
         self, exchange_request, exchange_response::Reply, feature_service_client::FeatureServiceClient,
-        score_request::Mode, shard_service_client::ShardServiceClient,
+        score_request::Mode, shard_service_client::ShardServiceClient, shard_service_server::SERVICE_NAME,
     },
 };
 use endcap_service::{
@@ -129,7 +129,7 @@ impl ShardClient for Remote {
 impl HealthClient for Remote {
     async fn is_serving(&self, endpoint: &str, deadline: Deadline) -> bool {
         match self.channels.get(endpoint) {
-            Ok(channel) => client::is_serving(channel, deadline).await,
+            Ok(channel) => client::is_serving(channel, SERVICE_NAME, deadline).await,
             Err(_) => false,
         }
     }

@@ -84,10 +84,11 @@ pub(crate) trait ShardClient: Send + Sync + std::fmt::Debug {
     ) -> Result<Pinned<Vec<f32>>, RemoteError>;
 }
 
-/// The health of any member.
+/// The health of workers.
 #[async_trait]
 pub(crate) trait HealthClient: Send + Sync + std::fmt::Debug {
-    /// Whether the member at `endpoint` says by the deadline that it serves.
+    /// Whether the worker at `endpoint` says by the deadline that it serves what it has published as ready; it may still be
+    /// loading more.
     async fn is_serving(&self, endpoint: &str, deadline: Deadline) -> bool;
 }
 

@@ -169,11 +169,12 @@ impl Executor {
         counting.end(answer.await.unwrap_or(Err(InferError::Closed)))
     }
 
-    /// The same from a thread that may block, for however long it takes.
+    /// The same from a thread that may block, for however long it takes. It may stand back for others, too: its own rows
+    /// are all that it runs.
     pub fn run_blocking(&self, inputs: Vec<Tensor>, rows: usize) -> Result<Ran, InferError> {
         let patience = Duration::from_secs(60);
         let (place, answer) = self.shared.submit(inputs, rows, Instant::now() + patience)?;
-        self.shared.combine(place.number, patience);
+        self.shared.run_alone(place.number);
         answer.blocking_recv().unwrap_or(Err(InferError::Closed))
     }
 
@@ -271,6 +272,23 @@ impl Shared {
             let took = self.run_batch(&mut lane, batch);
             state = self.state.lock();
             self.finish(&mut state, lane, took);
+        }
+        if state.needs_thread() {
+            self.needed.notify_one();
+        }
+    }
+
+    /// Runs the job at `place` and no other; if no session is idle, leaves it to the threads.
+    fn run_alone(&self, place: u64) {
+        let mut state = self.state.lock();
+        match state.alone(place, &self.meters) {
+            Some((mut lane, job)) => {
+                drop(state);
+                let took = self.run_batch(&mut lane, vec![job]);
+                state = self.state.lock();
+                self.finish(&mut state, lane, took);
+            }
+            None => drop(state.queue.park(place)),
         }
         if state.needs_thread() {
             self.needed.notify_one();

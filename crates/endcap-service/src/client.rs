@@ -59,10 +59,10 @@ pub fn channel(endpoint: &str) -> Result<Channel, EndpointError> {
         .connect_lazy())
 }
 
-/// Whether a member says by the deadline that it serves (`grpc.health.v1`).
-pub async fn is_serving(channel: Channel, deadline: Deadline) -> bool {
+/// Whether a member says by the deadline that it serves this service, or, with no name, as a whole (`grpc.health.v1`).
+pub async fn is_serving(channel: Channel, service: &str, deadline: Deadline) -> bool {
     let mut client = HealthClient::new(channel);
-    let asking = client.check(HealthCheckRequest::default());
+    let asking = client.check(HealthCheckRequest { service: service.to_owned() });
     match tokio::time::timeout_at(deadline.instant(), asking).await {
         Ok(Ok(answer)) => answer.into_inner().status() == ServingStatus::Serving,
         Ok(Err(_)) | Err(_) => false,

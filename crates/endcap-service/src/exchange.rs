@@ -1,9 +1,9 @@
 //! The worker's end of the stream that carries many calls (`ShardService.Exchange`).
 //!
 //! Each frame runs through the same handler as a call of its own, and through the same cap, deadline, guard against
-//! panics and metrics. All of a stream's calls are polled by the one task that writes its replies: those that are ready
-//! together leave in one write, and nothing is left behind when the stream is dropped. Scans, and runs longer than
-//! `worker.inline_max`, have threads of their own.
+//! panics and metrics. All of a stream's calls are polled by one task, beside the one that writes its replies: a gateway
+//! that does not read holds no places, and nothing is left behind when the stream is dropped. Scans, and runs longer
+//! than `worker.inline_max`, have threads of their own.
 
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
@@ -17,7 +17,10 @@ use futures::{
     stream::FuturesUnordered,
 };
 use prost::Message as _;
-use tokio::time::Instant;
+use tokio::{
+    sync::mpsc::{self, Sender},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::Instrument as _;
@@ -26,12 +29,17 @@ use crate::{
     RequestId,
     layers::{CallLayer, before_caller},
     status::{RemoteError, to_call_error, to_status},
+    task::Tasks,
     traces,
 };
 
 /// Bytes of the largest answer that workers write and gateways read, by itself or in a frame; a request of 10,000 items
 /// with fields is far below it, and a worker gone mad must not take the gateway with it.
 pub const LARGEST_MESSAGE: usize = 64 << 20;
+
+/// Replies that may wait for a gateway that does not read. Beyond it no more is read of what the gateway asks, so that all
+/// that its stream can make this process hold is these and the answers to the calls that were let in before.
+const UNREAD: usize = 256;
 
 /// What the worker writes.
 pub type Replies = Pin<Box<dyn Stream<Item = Result<pb::ExchangeResponse, Status>> + Send>>;
@@ -52,67 +60,74 @@ pub fn serve<S: ShardService>(
     service: Arc<S>,
     request: Request<Streaming<pb::ExchangeRequest>>,
     draining: CancellationToken,
+    tasks: &Tasks,
 ) -> Replies {
     let calls = request.extensions().get::<Calls>().cloned().unwrap_or_default();
+    let (replies, mut unread) = mpsc::channel(UNREAD);
     let exchange = Exchange {
         service,
         calls: calls.0,
         frames: Some(request.into_inner()),
+        replies,
         in_flight: FuturesUnordered::new(),
         handles: HashMap::new(),
         draining: Some(draining),
-        failed: false,
     };
-    Box::pin(futures::stream::unfold(exchange, async |mut exchange| {
-        let reply = exchange.next().await?;
-        exchange.failed = reply.is_err();
-        Some((reply, exchange))
-    }))
+    let token = tasks.token();
+    tasks.spawn("exchange", async move { token.run_until_cancelled(exchange.run()).await });
+    Box::pin(futures::stream::poll_fn(move |context| unread.poll_recv(context)))
 }
 
-type Done = (u64, Reply);
+type Said = Result<pb::ExchangeResponse, Status>;
 
 struct Exchange<S> {
     service: Arc<S>,
     calls: CallLayer,
     /// Nothing once the gateway has ended its side.
     frames: Option<Streaming<pb::ExchangeRequest>>,
-    /// Bounded by the cap: whatever is beyond it is ready at once, and replies go before new frames.
-    in_flight: FuturesUnordered<Abortable<BoxFuture<'static, Done>>>,
+    replies: Sender<Said>,
+    /// Each ends when its reply is handed over, and then names itself. Bounded by the cap: whatever is beyond it is ready
+    /// at once, and replies go before new frames.
+    in_flight: FuturesUnordered<Abortable<BoxFuture<'static, u64>>>,
     handles: HashMap<u64, AbortHandle>,
     /// Nothing once goodbye was said.
     draining: Option<CancellationToken>,
-    /// The last item was an error, which ends the stream.
-    failed: bool,
 }
 
 impl<S: ShardService> Exchange<S> {
-    /// The next reply; nothing when all is said.
-    async fn next(&mut self) -> Option<Result<pb::ExchangeResponse, Status>> {
-        while !self.failed && (self.frames.is_some() || !self.in_flight.is_empty()) {
+    /// Until all is said, or the stream is dropped.
+    async fn run(mut self) {
+        let replies = self.replies.clone();
+        let ended = tokio::select! {
+            ended = self.follow() => ended,
+            () = replies.closed() => Ok(()),
+        };
+        // First its calls, which nobody answers any more.
+        drop(self);
+        if let Err(status) = ended {
+            let _nobody = replies.send(Err(status)).await;
+        }
+    }
+
+    /// Takes frames and answers them. Fails with what ends the stream.
+    async fn follow(&mut self) -> Result<(), Status> {
+        while self.frames.is_some() || !self.in_flight.is_empty() {
             tokio::select! {
                 biased;
-                Some(done) = self.in_flight.next() => {
-                    // One that was cancelled has no reply.
-                    let Ok((sequence, reply)) = done else { continue };
-                    self.handles.remove(&sequence);
-                    return Some(Ok(pb::ExchangeResponse { sequence, reply: Some(reply) }));
+                Some(ended) = self.in_flight.next() => {
+                    // One that was cancelled has no reply, and its number may be in use again.
+                    if let Ok(sequence) = ended {
+                        self.handles.remove(&sequence);
+                    }
                 }
-                () = cancelled(self.draining.as_ref()) => {
-                    self.draining = None;
-                    let reply = Some(Reply::Goodbye(pb::Goodbye {}));
-                    return Some(Ok(pb::ExchangeResponse { sequence: 0, reply }));
-                }
-                frame = next_frame(&mut self.frames) => match frame {
-                    Some(Ok(frame)) => if let Err(status) = self.take(frame) {
-                        return Some(Err(status));
-                    },
-                    Some(Err(status)) => return Some(Err(status)),
+                () = say_goodbye(&self.replies, self.draining.as_ref()) => self.draining = None,
+                frame = next_frame(&mut self.frames, &self.replies) => match frame {
+                    Some(frame) => self.take(frame?)?,
                     None => self.frames = None,
                 },
             }
         }
-        None
+        Ok(())
     }
 
     /// Begins what a frame asks for.
@@ -132,8 +147,14 @@ impl<S: ShardService> Exchange<S> {
         }
         let (handle, registration) = AbortHandle::new_pair();
         self.handles.insert(sequence, handle);
-        let work = call(Arc::clone(&self.service), self.calls.clone(), frame, id).boxed();
-        self.in_flight.push(Abortable::new(work, registration));
+        let work = call(Arc::clone(&self.service), self.calls.clone(), frame, id);
+        let replies = self.replies.clone();
+        let answered = async move {
+            let reply = Some(work.await);
+            let _nobody = replies.send(Ok(pb::ExchangeResponse { sequence, reply })).await;
+            sequence
+        };
+        self.in_flight.push(Abortable::new(answered.boxed(), registration));
         Ok(())
     }
 }
@@ -144,7 +165,7 @@ async fn call<S: ShardService>(
     calls: CallLayer,
     frame: pb::ExchangeRequest,
     id: RequestId,
-) -> Done {
+) -> Reply {
     let started = Instant::now();
     let rpc = match frame.call {
         Some(Call::Encode(_)) => "Encode",
@@ -172,7 +193,7 @@ async fn call<S: ShardService>(
         outcome
     };
     let outcome = guarded.instrument(span).await;
-    (frame.sequence, fitting(outcome.unwrap_or_else(|status| Reply::Error(to_call_error(&status))), &id))
+    fitting(outcome.unwrap_or_else(|status| Reply::Error(to_call_error(&status))), &id)
 }
 
 /// A frame that is too large would end the stream, with everyone else's calls.
@@ -213,18 +234,25 @@ fn too_large(bytes: usize) -> RemoteError {
     }
 }
 
-async fn cancelled(token: Option<&CancellationToken>) {
-    match token {
+/// Tells the gateway, once it is time and there is room.
+async fn say_goodbye(replies: &Sender<Said>, draining: Option<&CancellationToken>) {
+    match draining {
         Some(token) => token.cancelled().await,
         None => std::future::pending().await,
     }
+    let reply = Some(Reply::Goodbye(pb::Goodbye {}));
+    let _nobody = replies.send(Ok(pb::ExchangeResponse { sequence: 0, reply })).await;
 }
 
+/// The next frame, once there is room for an answer.
 async fn next_frame(
     frames: &mut Option<Streaming<pb::ExchangeRequest>>,
+    replies: &Sender<Said>,
 ) -> Option<Result<pb::ExchangeRequest, Status>> {
-    match frames {
-        Some(frames) => frames.next().await,
-        None => std::future::pending().await,
-    }
+    let Some(frames) = frames else { return std::future::pending().await };
+    drop(replies.reserve().await);
+    frames.next().await
 }
+
+#[cfg(test)]
+mod tests;

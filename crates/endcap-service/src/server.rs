@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use endcap_proto::pb;
+use futures::future::join_all;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -76,6 +77,8 @@ pub struct GrpcServer {
     address: SocketAddr,
     routes: RoutesBuilder,
     services: Vec<&'static str>,
+    /// Services whose health follows a readiness of their own.
+    own_health: Vec<(&'static str, Readiness)>,
 }
 
 impl std::fmt::Debug for GrpcServer {
@@ -93,7 +96,8 @@ impl GrpcServer {
         let refused = |source| ServeError::Bind { role, address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        Ok(Self { role, config, listener, address, routes: RoutesBuilder::default(), services: Vec::new() })
+        let (routes, services, own_health) = (RoutesBuilder::default(), Vec::new(), Vec::new());
+        Ok(Self { role, config, listener, address, routes, services, own_health })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -126,6 +130,22 @@ impl GrpcServer {
         self
     }
 
+    /// Lets the health of one of the services follow this, instead of the readiness of the whole.
+    #[must_use]
+    pub fn with_health(mut self, service: &'static str, readiness: Readiness) -> Self {
+        self.own_health.push((service, readiness));
+        self
+    }
+
+    /// What the health of each service follows. The empty name is the server as a whole.
+    fn health(&self, whole: &Readiness) -> Vec<(&'static str, Readiness)> {
+        let follows = |service| {
+            let own = self.own_health.iter().find(|(known, _)| *known == service);
+            (service, own.map_or(whole, |(_, readiness)| readiness).clone())
+        };
+        self.services.iter().copied().chain([""]).map(follows).collect()
+    }
+
     /// Serves until `shutdown`, then drains: not ready, the delay, no new connections, calls in flight within the grace.
     pub async fn serve(
         mut self,
@@ -147,6 +167,7 @@ impl GrpcServer {
             .map_err(|error| failed(error.to_string()))?;
         self.routes.add_service(reflection);
 
+        let health = self.health(&readiness);
         let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
         let stop_accepting = CancellationToken::new();
         let stopped = stop_accepting.clone();
@@ -157,17 +178,20 @@ impl GrpcServer {
             .add_routes(self.routes.routes())
             .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
         tokio::pin!(server);
-        let follow = follow(&reporter, &self.services, &readiness);
+        let following = health.iter().map(|(service, readiness)| follow(&reporter, service, readiness));
+        let follow = join_all(following);
         metrics::serves(role);
         tracing::info!(role, address = %self.address, "listens");
 
         tokio::select! {
             served = &mut server => return served.map_err(|error| failed(error.to_string())),
-            () = follow => {}
+            _ = follow => {}
             () = shutdown.cancelled() => {}
         }
-        readiness.drain();
-        report(&reporter, &self.services, false).await;
+        for (service, readiness) in &health {
+            readiness.drain();
+            report(&reporter, service, false).await;
+        }
         tokio::select! {
             served = &mut server => return served.map_err(|error| failed(error.to_string())),
             () = tokio::time::sleep(self.config.drain_delay) => {}
@@ -183,19 +207,16 @@ impl GrpcServer {
     }
 }
 
-/// Keeps the health of every service equal to the readiness of the whole. Never returns.
-async fn follow(reporter: &HealthReporter, services: &[&'static str], readiness: &Readiness) {
+/// Keeps the health of a service equal to a readiness. Never returns.
+async fn follow(reporter: &HealthReporter, service: &'static str, readiness: &Readiness) {
     let mut ready = readiness.is_ready();
     loop {
-        report(reporter, services, ready).await;
+        report(reporter, service, ready).await;
         ready = readiness.changed_from(ready).await;
     }
 }
 
-async fn report(reporter: &HealthReporter, services: &[&'static str], ready: bool) {
+async fn report(reporter: &HealthReporter, service: &'static str, ready: bool) {
     let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-    // The empty name is the server as a whole.
-    for service in services.iter().chain(&[""]) {
-        reporter.set_service_status(service, status).await;
-    }
+    reporter.set_service_status(service, status).await;
 }

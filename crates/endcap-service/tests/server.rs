@@ -282,6 +282,39 @@ async fn health_and_readyz_follow_the_latches() {
     admin.abort();
 }
 
+#[tokio::test]
+async fn a_service_with_a_health_of_its_own_serves_ahead_of_the_whole_and_drains_with_it() {
+    let (whole, own, shutdown) = (Readiness::new(), Readiness::new(), CancellationToken::new());
+    let (_held, latch) = (whole.latch("everything"), own.latch("something"));
+    let config = GrpcConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        advertise: String::new(),
+        max_in_flight: 10,
+        drain_delay: Duration::ZERO,
+        drain_grace: PATIENCE,
+    };
+    let server = GrpcServer::bind("test", config).await.unwrap();
+    let channel = client::channel(&server.advertised()).unwrap();
+    let name = "endcap.v1.FeatureService";
+    let server = server.add_service(FeatureServiceServer::new(Shared(Arc::default())));
+    let serving = server.with_health(name, own.clone()).serve(whole, shutdown.clone());
+    let served = tokio::spawn(async move { serving.await.unwrap() });
+    let mut changes = HealthClient::new(channel.clone());
+    let request = HealthCheckRequest { service: name.into() };
+    let mut changes = changes.watch(request).await.unwrap().into_inner();
+    while changes.message().await.unwrap().unwrap().status != 2 {}
+    latch.release();
+    assert_eq!(changes.message().await.unwrap().unwrap().status, 1);
+    let serves =
+        async |service| client::is_serving(channel.clone(), service, Deadline::after(PATIENCE)).await;
+    assert!(serves(name).await && !serves("").await);
+    shutdown.cancel();
+    assert_eq!(changes.message().await.unwrap().unwrap().status, 2);
+    drop(changes);
+    tokio::time::timeout(PATIENCE, served).await.expect("the server ends").unwrap();
+    assert_eq!(own.pending(), ["draining"]);
+}
+
 async fn get(address: std::net::SocketAddr, path: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");

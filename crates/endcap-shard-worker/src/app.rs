@@ -9,7 +9,7 @@ use endcap_fleet::Keys;
 use endcap_inference::Runtime;
 use endcap_proto::{
     inference::grpc_inference_service_server::GrpcInferenceServiceServer,
-    pb::shard_service_server::ShardServiceServer,
+    pb::shard_service_server::{SERVICE_NAME, ShardServiceServer},
 };
 use endcap_service::{GrpcServer, Readiness, exchange::LARGEST_MESSAGE, task::Tasks};
 use tokio::sync::Semaphore;
@@ -70,7 +70,8 @@ impl App {
             Mirror::start(coordinator, options).await.context("read the assignments")?;
         run(&tasks, "assignments", driver);
 
-        let (holdings, progress, readiness) = (Holdings::default(), Progress::default(), Readiness::new());
+        let (holdings, progress) = (Holdings::default(), Progress::default());
+        let (readiness, serving) = (Readiness::new(), Readiness::new());
         let id: Arc<str> = deps.id.into();
         let publisher = Publisher {
             session: session.clone(),
@@ -92,7 +93,7 @@ impl App {
             publisher,
             memory_budget: config.memory_budget,
             drain_delay,
-            startup: Startup::new(readiness.latch("assigned shards")),
+            startup: Startup::new(readiness.latch("assigned shards"), serving.latch("a shard")),
         };
         run(&tasks, "follower", follower.run(entries));
 
@@ -102,10 +103,11 @@ impl App {
             .max_encoding_message_size(LARGEST_MESSAGE);
         let score = Score { holdings, scans: Arc::new(Semaphore::new(config.scan_threads)) };
         let draining = CancellationToken::new();
-        let service = ShardServiceServer::new(ShardGrpc { score, draining: draining.clone() })
+        let service = ShardGrpc { score, draining: draining.clone(), tasks: tasks.clone() };
+        let service = ShardServiceServer::new(service)
             .max_decoding_message_size(LARGEST_MESSAGE)
             .max_encoding_message_size(LARGEST_MESSAGE);
-        let server = server.add_service(service).add_service(open);
+        let server = server.add_service(service).with_health(SERVICE_NAME, serving).add_service(open);
         Ok(Self { server, readiness, session, draining, tasks })
     }
 

@@ -45,16 +45,26 @@ pub(crate) struct Follower {
 }
 
 /// Holds readiness back until the worker has what it was given when it came: an orchestrator that restarts one worker
-/// after another must not go on while this one's shards are still with nobody.
+/// after another must not go on while this one's shards are still with nobody. What it has meanwhile it serves.
 #[derive(Debug)]
 pub(crate) struct Startup {
     latch: Option<Latch>,
+    /// Holds back the health of what gateways ask.
+    serving: Option<Latch>,
     patience: tokio::time::Instant,
 }
 
 impl Startup {
-    pub(crate) fn new(latch: Latch) -> Self {
-        Self { latch: Some(latch), patience: tokio::time::Instant::now() + JOIN_PATIENCE }
+    pub(crate) fn new(latch: Latch, serving: Latch) -> Self {
+        let patience = tokio::time::Instant::now() + JOIN_PATIENCE;
+        Self { latch: Some(latch), serving: Some(serving), patience }
+    }
+
+    /// There is something to serve, or nothing to wait for.
+    fn serves(&mut self) {
+        if let Some(latch) = self.serving.take() {
+            latch.release();
+        }
     }
 
     /// Nothing is left to load now. Replicas that wait for the store are, since they may come; those that can't be are
@@ -66,6 +76,7 @@ impl Startup {
             && let Some(latch) = self.latch.take()
         {
             latch.release();
+            self.serves();
         }
     }
 
@@ -156,7 +167,7 @@ impl Follower {
         held.into_iter().filter(|(shard, pin)| wanted.get(shard).is_none_or(|a| a.pin != *pin)).collect()
     }
 
-    async fn load(&self, shard: &ShardKey, assigned: &Assigned, failures: &mut Failures) {
+    async fn load(&mut self, shard: &ShardKey, assigned: &Assigned, failures: &mut Failures) {
         let pin = &assigned.pin;
         let model = self.holdings.get(pin).map(|holding| holding.model);
         let free = self.memory_budget.saturating_sub(self.holdings.memory_bytes());
@@ -166,6 +177,8 @@ impl Follower {
                 self.holdings.add(pin, &model, shard.shard, table);
                 self.progress.clear(shard);
                 failures.0.remove(&(shard.clone(), assigned.clone()));
+                // First its health: an ejected worker may be asked about it as soon as this is known.
+                self.startup.serves();
                 self.publisher.ready(shard, pin).await;
                 self.report().await;
                 tracing::info!(model = %pin.model, version = %pin.version, shard = shard.shard, "replica is ready");

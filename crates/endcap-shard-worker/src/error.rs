@@ -1,4 +1,4 @@
-//! Why a gateway's request was not done.
+//! Why a gateway's request, or a raw call, was not done.
 
 use std::time::Duration;
 
@@ -12,6 +12,12 @@ pub(crate) enum WorkError {
     NotHeld { asked: VersionPin, held: String },
     #[error("this worker does not hold shard {shard} of {pin}; it holds shards {held}")]
     ShardNotHeld { pin: VersionPin, shard: ShardIndex, held: String },
+    #[error("this worker holds no model {asked:?}; it holds {held}")]
+    UnknownModel { asked: String, held: String },
+    #[error("this worker does not hold version {asked} of {model}; it holds {held}")]
+    UnknownVersion { model: String, asked: u64, held: String },
+    #[error("there is no repository {asked:?}; the only one has no name")]
+    UnknownRepository { asked: String },
     #[error("{0}")]
     Invalid(#[from] Violations),
     #[error("{0}")]
@@ -22,10 +28,20 @@ pub(crate) enum WorkError {
     ScanEnded { detail: String },
 }
 
+impl WorkError {
+    /// Whether the model that a raw call asked for is simply not here.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(self, Self::UnknownModel { .. } | Self::UnknownVersion { .. })
+    }
+}
+
 impl Coded for WorkError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::NotHeld { .. } | Self::ShardNotHeld { .. } => ErrorCode::FailedPrecondition,
+            Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::UnknownRepository { .. } => {
+                ErrorCode::NotFound
+            }
             Self::Invalid(_) => ErrorCode::InvalidArgument,
             Self::Infer(error) => error.code(),
             Self::Expired => ErrorCode::DeadlineExceeded,

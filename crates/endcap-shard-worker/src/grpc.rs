@@ -7,6 +7,7 @@ use endcap_service::{
     Deadline, RequestId,
     exchange::{self, Replies},
     status::to_status,
+    task::Tasks,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -21,6 +22,8 @@ pub(crate) struct ShardGrpc {
     pub(crate) score: Score,
     /// Cancelled when the worker is about to leave, so that gateways end their streams.
     pub(crate) draining: CancellationToken,
+    /// The worker's, for what streams bring.
+    pub(crate) tasks: Tasks,
 }
 
 #[tonic::async_trait]
@@ -46,6 +49,7 @@ impl ShardService for ShardGrpc {
         &self,
         request: Request<Streaming<pb::ExchangeRequest>>,
     ) -> Result<Response<Replies>, Status> {
-        Ok(Response::new(exchange::serve(Arc::new(self.clone()), request, self.draining.clone())))
+        let draining = self.draining.clone();
+        Ok(Response::new(exchange::serve(Arc::new(self.clone()), request, draining, &self.tasks)))
     }
 }

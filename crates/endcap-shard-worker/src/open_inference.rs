@@ -2,7 +2,6 @@
 //!
 //! `request.rs` turns a request into rows, `index.rs` says what is held, this file joins them.
 
-mod error;
 mod index;
 mod refused;
 mod request;
@@ -21,9 +20,7 @@ use endcap_service::{Deadline, Readiness, RequestId, status::to_status};
 use endcap_types::{DType, Version, Violations};
 use tonic::{Request, Response, Status};
 
-use crate::{holdings::Holdings, progress::Progress};
-
-use self::error::OpenInferenceError;
+use crate::{error::WorkError, holdings::Holdings, progress::Progress};
 
 /// For callers who bring no deadline.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(1);
@@ -50,7 +47,7 @@ struct Found {
 
 impl OpenInference {
     /// `field` is where the request names the version.
-    fn find(&self, name: &str, version: &str, field: &str) -> Result<Found, OpenInferenceError> {
+    fn find(&self, name: &str, version: &str, field: &str) -> Result<Found, WorkError> {
         let asked = number(version, field)?;
         let (model, part) = named(name);
         let fits = |version: Version| asked.is_none_or(|asked| asked == version);
@@ -67,7 +64,7 @@ impl OpenInference {
         &self,
         mut request: wire::ModelInferRequest,
         deadline: Deadline,
-    ) -> Result<wire::ModelInferResponse, OpenInferenceError> {
+    ) -> Result<wire::ModelInferResponse, WorkError> {
         let Found { version, model, part } =
             self.find(&request.model_name, &request.model_version, "model_version")?;
         let Some(signature) = model.signature(part) else {
@@ -94,7 +91,7 @@ impl OpenInference {
     fn metadata(
         &self,
         request: wire::ModelMetadataRequest,
-    ) -> Result<wire::ModelMetadataResponse, OpenInferenceError> {
+    ) -> Result<wire::ModelMetadataResponse, WorkError> {
         let found = self.find(&request.name, &request.version, "version")?;
         let Some(signature) = found.model.signature(found.part) else {
             return Err(self.unknown(&request.name, Some(found.version)));

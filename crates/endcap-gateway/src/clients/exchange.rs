@@ -41,11 +41,21 @@ const UNKNOWN_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Exchanges {
     channels: Arc<Channels>,
-    lines: Mutex<HashMap<String, Line>>,
+    lines: Mutex<Lines>,
     tasks: Tasks,
     /// Itself, for the tasks that keep its streams.
     me: Weak<Self>,
 }
+
+/// The lines by endpoint. A worker that left and came back has another line than before, whose end its own must outlive.
+#[derive(Debug, Default)]
+struct Lines {
+    by_endpoint: HashMap<String, (Generation, Line)>,
+    last: Generation,
+}
+
+/// Which of the lines that an endpoint has had.
+type Generation = u64;
 
 /// The stream to one worker.
 #[derive(Debug)]
@@ -59,6 +69,12 @@ enum Line {
         until: Instant,
         pause: Duration,
     },
+}
+
+/// Whose stream a task keeps.
+struct At {
+    endpoint: String,
+    generation: Generation,
 }
 
 /// How a stream ended.
@@ -87,55 +103,58 @@ impl Exchanges {
     /// The stream to a worker if one is open; otherwise it is on its way, unless it failed lately.
     pub(crate) fn get(&self, endpoint: &str) -> Option<Exchange> {
         let mut lines = self.lines.lock();
-        let pause = match lines.get(endpoint) {
-            Some(Line::Open(exchange)) => return Some(exchange.clone()),
-            Some(Line::Opening { .. }) => return None,
-            Some(Line::Closed { until, .. }) if *until > Instant::now() => return None,
-            Some(Line::Closed { pause, .. }) => *pause,
+        let pause = match lines.by_endpoint.get(endpoint) {
+            Some((_, Line::Open(exchange))) => return Some(exchange.clone()),
+            Some((_, Line::Opening { .. })) => return None,
+            Some((_, Line::Closed { until, .. })) if *until > Instant::now() => return None,
+            Some((_, Line::Closed { pause, .. })) => *pause,
             None => PAUSE,
         };
         let this = self.me.upgrade()?;
-        lines.insert(endpoint.to_owned(), Line::Opening { pause });
-        let (token, endpoint) = (self.tasks.token(), endpoint.to_owned());
-        let keeping = async move { token.run_until_cancelled(this.keep(&endpoint)).await };
+        lines.last += 1;
+        let generation = lines.last;
+        lines.by_endpoint.insert(endpoint.to_owned(), (generation, Line::Opening { pause }));
+        let (token, at) = (self.tasks.token(), At { endpoint: endpoint.to_owned(), generation });
+        let keeping = async move { token.run_until_cancelled(this.keep(&at)).await };
         self.tasks.spawn("exchange", keeping);
         None
     }
 
     /// Ends the streams to workers that are gone, each once its calls have ended.
     pub(crate) fn retain(&self, known: impl Fn(&str) -> bool) {
-        self.lines.lock().retain(|endpoint, _| known(endpoint));
+        self.lines.lock().by_endpoint.retain(|endpoint, _| known(endpoint));
     }
 
     /// Opens a stream and takes its replies until it ends.
-    async fn keep(&self, endpoint: &str) {
-        match self.open(endpoint).await {
+    async fn keep(&self, at: &At) {
+        match self.open(&at.endpoint).await {
             Ok((exchange, replies)) => {
-                self.set(endpoint, |_| Line::Open(exchange.clone()));
+                self.set(at, |_| Line::Open(exchange.clone()));
                 metrics::streams(1.0);
                 let waiting = Arc::clone(&exchange.waiting);
                 // From here on only the calls and the line hold the sending half.
                 drop(exchange);
-                let end = self.take_replies(endpoint, replies, &waiting).await;
+                let end = self.take_replies(at, replies, &waiting).await;
                 metrics::streams(-1.0);
                 // First the line, so that whoever fails and tries again goes singly.
-                self.end(endpoint, &end);
-                waiting.close(&broken(endpoint, end.detail()));
+                self.end(at, &end);
+                waiting.close(&broken(&at.endpoint, end.detail()));
             }
-            Err(end) => self.end(endpoint, &end),
+            Err(end) => self.end(at, &end),
         }
     }
 
-    fn end(&self, endpoint: &str, end: &End) {
+    fn end(&self, at: &At, end: &End) {
+        let endpoint = &at.endpoint;
         match end {
-            // The line was closed when goodbye came; there may be a newer one.
+            // The line was closed when goodbye came.
             End::Left => return,
             End::Unknown => tracing::debug!(endpoint, "a worker that takes no streams is asked singly"),
             End::Broken(detail) => {
                 tracing::debug!(endpoint, detail, "no stream to a worker; it is asked singly meanwhile");
             }
         }
-        self.set(endpoint, |line| closed(line, end));
+        self.set(at, |line| closed(line, end));
     }
 
     async fn open(&self, endpoint: &str) -> Result<(Exchange, Streaming<pb::ExchangeResponse>), End> {
@@ -157,7 +176,7 @@ impl Exchanges {
     /// Hands each reply to the call that waits for it.
     async fn take_replies(
         &self,
-        endpoint: &str,
+        at: &At,
         mut replies: Streaming<pb::ExchangeResponse>,
         waiting: &Waiting,
     ) -> End {
@@ -166,7 +185,7 @@ impl Exchanges {
             match replies.message().await {
                 Ok(Some(pb::ExchangeResponse { reply: Some(Reply::Goodbye(_)), .. })) => {
                     // The line lets go of the sending half; once the calls in flight have, too, the stream ends.
-                    self.set(endpoint, |line| closed(line, &End::Left));
+                    self.set(at, |line| closed(line, &End::Left));
                     left = true;
                 }
                 Ok(Some(pb::ExchangeResponse { sequence, reply })) => waiting.answer(sequence, reply),
@@ -177,9 +196,11 @@ impl Exchanges {
         }
     }
 
-    /// Changes the line to a worker, unless the worker is gone.
-    fn set(&self, endpoint: &str, next: impl FnOnce(&Line) -> Line) {
-        if let Some(line) = self.lines.lock().get_mut(endpoint) {
+    /// Changes a line, unless the worker is gone, or has another line since.
+    fn set(&self, at: &At, next: impl FnOnce(&Line) -> Line) {
+        if let Some((generation, line)) = self.lines.lock().by_endpoint.get_mut(&at.endpoint)
+            && *generation == at.generation
+        {
             *line = next(line);
         }
     }
@@ -315,3 +336,6 @@ fn late(endpoint: &str) -> RemoteError {
         retry_after: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,10 @@ use endcap_proto::{
         shard_service_server::{ShardService, ShardServiceServer},
     },
 };
-use endcap_service::exchange::{self, Replies};
+use endcap_service::{
+    exchange::{self, Replies},
+    task::Tasks,
+};
 use endcap_types::{ItemId, VersionPin};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -192,7 +195,8 @@ impl ShardService for Worker {
         &self,
         request: Request<Streaming<pb::ExchangeRequest>>,
     ) -> Result<Response<Replies>, Status> {
-        Ok(Response::new(exchange::serve(Arc::new(self.clone()), request, CancellationToken::new())))
+        let draining = CancellationToken::new();
+        Ok(Response::new(exchange::serve(Arc::new(self.clone()), request, draining, &Tasks::new())))
     }
 
     async fn encode(

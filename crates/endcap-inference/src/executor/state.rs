@@ -60,16 +60,30 @@ impl State {
         }
         let now = Instant::now();
         let batch = self.queue.next_batch(limits, &self.learned, now, meters);
-        let cells = batch.iter().map(|job| job.cells).sum();
         if batch.is_empty() {
             return None;
         }
+        let cells = batch.iter().map(|job| job.cells).sum();
+        Some((self.begin(cells, now)?, batch))
+    }
+
+    /// An idle session and the job at `place`, whatever waits before it, if there are both.
+    pub(super) fn alone(&mut self, place: u64, meters: &Meters) -> Option<(Lane, Job)> {
+        if self.idle.is_empty() {
+            return None;
+        }
+        let job = self.queue.remove(place, meters)?;
+        Some((self.begin(job.cells, Instant::now())?, job))
+    }
+
+    /// Takes an idle session for a run of so many cells.
+    fn begin(&mut self, cells: usize, now: Instant) -> Option<Lane> {
         let lane = self.idle.pop()?;
         let seconds = self.learned.seconds(cells).unwrap_or_default();
         if let Some(end) = self.ends.get_mut(lane.id) {
             *end = Some(now + Duration::from_secs_f64(seconds));
         }
-        Some((lane, batch))
+        Some(lane)
     }
 
     pub(super) fn give_back(&mut self, lane: Lane) {

@@ -114,6 +114,36 @@ async fn short_runs_are_made_by_their_callers_together_with_what_else_waits() {
     assert!(one.inferred == two.inferred && two.inferred == three.inferred, "they shared one run");
 }
 
+#[test]
+fn a_caller_that_may_block_runs_its_own_rows_and_leaves_the_others_to_theirs() {
+    let executor = without_threads(LONG);
+    publish(&executor, 3, LONG).unwrap();
+    let ran = executor.run_blocking(zeros(2), 2).unwrap();
+    assert_eq!((ran.output.len(), executor.pending_rows()), (2, 3));
+    let state = executor.shared.state.lock();
+    assert_eq!((state.idle.len(), state.queue.parked()), (1, 0));
+}
+
+#[test]
+fn a_caller_that_may_block_and_finds_no_idle_session_leaves_its_rows_to_the_threads() {
+    let executor = without_threads(LONG);
+    let lane = executor.shared.state.lock().idle.pop().unwrap();
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| executor.run_blocking(zeros(2), 2).unwrap());
+        while executor.shared.state.lock().queue.parked() == 0 {
+            std::thread::yield_now();
+        }
+        let mut state = executor.shared.state.lock();
+        state.give_back(lane);
+        assert!(state.needs_thread());
+        let limits = Limits { rows: 100, seconds: f64::INFINITY };
+        let (mut lane, batch) = state.next(limits, &executor.shared.meters).unwrap();
+        drop(state);
+        executor.shared.run_batch(&mut lane, batch);
+        assert_eq!(asking.join().unwrap().output.len(), 2);
+    });
+}
+
 #[tokio::test]
 async fn runs_too_long_for_their_caller_wait_for_a_thread() {
     for inline_max in [Duration::ZERO, Duration::from_nanos(1)] {

@@ -10,9 +10,9 @@ use endcap_proto::inference::{
 };
 use endcap_types::Version;
 
-use crate::progress::Absence;
+use crate::{error::WorkError, progress::Absence};
 
-use super::{ENCODER, OpenInference, error::OpenInferenceError, named, number, shown};
+use super::{ENCODER, OpenInference, named, number, shown};
 
 const READY: &str = "READY";
 const LOADING: &str = "LOADING";
@@ -22,9 +22,9 @@ impl OpenInference {
     pub(super) fn index(
         &self,
         request: &RepositoryIndexRequest,
-    ) -> Result<RepositoryIndexResponse, OpenInferenceError> {
+    ) -> Result<RepositoryIndexResponse, WorkError> {
         if !request.repository_name.is_empty() {
-            return Err(OpenInferenceError::UnknownRepository { asked: shown(&request.repository_name) });
+            return Err(WorkError::UnknownRepository { asked: shown(&request.repository_name) });
         }
         let mut states: BTreeMap<(String, Version), (&str, String)> = BTreeMap::new();
         for (name, version, _) in self.held() {
@@ -62,7 +62,7 @@ impl OpenInference {
     pub(super) fn statistics(
         &self,
         request: &ModelStatisticsRequest,
-    ) -> Result<ModelStatisticsResponse, OpenInferenceError> {
+    ) -> Result<ModelStatisticsResponse, WorkError> {
         let asked = number(&request.version, "version")?;
         let mut held = self.held();
         if !request.name.is_empty() {
@@ -97,23 +97,19 @@ impl OpenInference {
     }
 
     /// Why nothing was found.
-    pub(super) fn unknown(&self, name: &str, asked: Option<Version>) -> OpenInferenceError {
+    pub(super) fn unknown(&self, name: &str, asked: Option<Version>) -> WorkError {
         let versions = self.versions(name);
         match asked {
             Some(asked) if !versions.is_empty() => {
                 let held: Vec<_> = versions.iter().map(ToString::to_string).collect();
-                OpenInferenceError::UnknownVersion {
-                    model: shown(name),
-                    asked: asked.get(),
-                    held: held.join(", "),
-                }
+                WorkError::UnknownVersion { model: shown(name), asked: asked.get(), held: held.join(", ") }
             }
             _ => {
                 let mut held: Vec<_> = self.held().into_iter().map(|(name, ..)| name).collect();
                 held.sort();
                 held.dedup();
                 let held = if held.is_empty() { "none".to_owned() } else { held.join(", ") };
-                OpenInferenceError::UnknownModel { asked: shown(name), held }
+                WorkError::UnknownModel { asked: shown(name), held }
             }
         }
     }

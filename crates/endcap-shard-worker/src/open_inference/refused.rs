@@ -4,7 +4,8 @@ use endcap_inference::{InferError, Signature};
 use endcap_proto::inference::ModelInferRequest;
 use endcap_types::{DType, Violations};
 
-use super::{error::OpenInferenceError, request::place_of};
+use super::request::place_of;
+use crate::error::WorkError;
 
 /// Begins what an operator says in ONNX Runtime's errors.
 const OPERATOR_SAYS: &str = "Status Message: ";
@@ -13,11 +14,7 @@ const INDEX: &str = "idx=";
 
 /// A refusal as a fault of the request. Neighbours in the batch cannot have caused it: who fails in a batch is run again
 /// alone.
-pub(super) fn explained(
-    error: InferError,
-    request: &ModelInferRequest,
-    signature: &Signature,
-) -> OpenInferenceError {
+pub(super) fn explained(error: InferError, request: &ModelInferRequest, signature: &Signature) -> WorkError {
     let InferError::Refused { detail } = error else {
         return error.into();
     };

@@ -13,10 +13,15 @@ use std::collections::BTreeMap;
 use endcap_bundle::test_util::TinyOptions;
 use endcap_proto::{
     columns,
-    pb::{self, exchange_request::Call, exchange_response::Reply, score_request::Mode},
+    pb::{
+        self, exchange_request::Call, exchange_response::Reply, score_request::Mode,
+        shard_service_server::SERVICE_NAME,
+    },
 };
-use endcap_types::{RetrievalMode, VersionPin};
+use endcap_service::{Deadline, client};
+use endcap_types::{RetrievalMode, Version, VersionPin};
 use support::{PATIENCE, Worker, until};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
@@ -232,6 +237,30 @@ async fn a_worker_is_not_ready_before_it_has_what_it_was_given() {
     for shard in [0, 1] {
         assert!(worker.is_ready_at("w2", &pin, shard).await, "ready without shard {shard}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_holds_is_served_while_the_rest_waits_for_the_store() {
+    let worker = Worker::start(&[]).await;
+    let (pin, _) = worker.store(1, &TinyOptions::default(), 1).await;
+    let waiting = VersionPin {
+        version: Version::try_from(2).unwrap(),
+        digest: endcap_types::Digest::from_bytes([7; 32]),
+        ..pin.clone()
+    };
+    // A store that has a file in the place of the bundle's folder cannot be looked into.
+    std::fs::write(worker.folder.path().join("bundles").join(waiting.digest.to_hex()), "").unwrap();
+    worker.assign_to("w2", &pin, 0).await;
+    worker.assign_to("w2", &waiting, 0).await;
+    let app = worker.another("w2").await;
+    let (readiness, channel) = (app.readiness(), client::channel(&app.local_addr().to_string()).unwrap());
+    tokio::spawn(app.serve(CancellationToken::new()));
+    until(async || worker.is_ready_at("w2", &pin, 0).await).await;
+    let serves =
+        async |service| client::is_serving(channel.clone(), service, Deadline::after(PATIENCE)).await;
+    until(async || serves(SERVICE_NAME).await).await;
+    assert!(!serves("").await);
+    assert_eq!(readiness.pending(), ["assigned shards"]);
 }
 
 fn frame(sequence: u64, remaining_us: u64, call: Option<Call>) -> pb::ExchangeRequest {
