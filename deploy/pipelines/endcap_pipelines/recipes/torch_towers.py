@@ -20,7 +20,7 @@ class Tower(torch.nn.Module):
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         moved = embedding + embedding @ self.change
-        return moved / torch.sqrt((moved * moved).sum(dim=1, keepdim=True))
+        return moved / torch.sqrt((moved * moved).sum(dim=1, keepdim=True).clamp(min=1e-12))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ TOWERS = {
 }
 DEFAULTS: Parameters = {
     "epochs": 5,
-    "batch": 128,
+    "batch": 512,
     "learning_rate": 0.5,
     "ridge": 0.3,
     "temperature": 0.05,

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from endcap_pipelines import metrics, pools
 from endcap_pipelines.cli import stopping_on_faults
 from endcap_pipelines.data import Data, DataError, read
-from endcap_pipelines.encoder import Encoder, prepare
+from endcap_pipelines.encoder import STEPS, Encoder, prepare
 from endcap_pipelines.recipes.towers import DEFAULTS, TOWERS, Fitted, Pairs, joined, two_tower
 from endcap_pipelines.source import say, write_json
 from endcap_pipelines.text import normalised
@@ -50,13 +50,15 @@ class Material:
         return Pairs(self.vectors, self.items, self.pairs[chosen[self.pairs[:, 0]]])
 
 
-def material(folder: Path, source: str, work: Path, seed: int) -> Material:
-    """`source`: `clicks` of events.parquet, or `labels`, whose Exact items count. Raises DataError where there are none."""
+def material(folder: Path, source: str, work: Path, seed: int, steps: int = STEPS) -> Material:
+    """`source`: `clicks` of events.parquet, or `labels`, whose Exact items count. `steps`: of the encoder's training,
+    where the folder brings none. Raises DataError where there are no pairs.
+    """
     data = read(folder)
     found = _labels(data) if source == "labels" else _clicks(data)
     if not found:
         raise DataError(f"{folder} has no pairs of queries and items by {source}; --pairs says where they are from")
-    encoder = prepare(data, work, seed)
+    encoder = prepare(data, work, seed, steps)
     queries = list(dict.fromkeys(query for query, _ in found))
     place = {query: i for i, query in enumerate(queries)}
     rows = {item: row for row, item in enumerate(data.ids)}
