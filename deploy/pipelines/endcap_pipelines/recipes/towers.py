@@ -3,8 +3,8 @@
 Both towers stand on the text encoder, which stays as it is: one projection moves a query's vector, another one an
 item's, before they are made unit length again. Each begins as the identity and a ridge holds it there, so that a few
 pairs move little, and words that no pair has keep the encoder's meaning. They learn from pairs of a query and an item
-that it led to, by a softmax over the items of the batch, each logit less the logarithm of the item's share in the pairs,
-which is its chance to be there (Yi and others, RecSys 2019).
+that it led to, by a softmax over the items of the batch, each logit less the logarithm of the item's share of the
+pairs, which is its chance to be there (Yi and others, RecSys 2019).
 
 Plain gradient descent, on purpose: Adam moves every weight as far as any other, however little the pairs say of it, and
 towers trained so on some dozen queries forget what the encoder knew. Nor are further items of the catalogue drawn into

@@ -169,7 +169,7 @@ def main() -> None:
         for line in table(made.data, plain, unseen(made, fit, arguments.folds), arguments.seed):
             print(line)
         if arguments.out:
-            facts: dict[str, object] = {"recipe": arguments.recipe, "parameters": dict(DEFAULTS), "seed": arguments.seed}
+            facts = {"recipe": arguments.recipe, "parameters": dict(DEFAULTS), "seed": arguments.seed}
             whole(made, fit, arguments.pairs, facts, arguments.out)
 
 
