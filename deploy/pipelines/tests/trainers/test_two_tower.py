@@ -185,6 +185,10 @@ def test_items_are_encoded_by_their_own_tower(folder: Path, tmp_path: Path) -> N
     items = ort.InferenceSession(folder / "item_encoder_fp32.onnx", providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(exact[3], encoder.encode(items, made.tokenizer, text, "sentence_embedding"))
     assert np.abs(exact[3] - made.encode(text)).max() > 1e-3
+    # The small encoder read the items as name and text; what is stored is rounded, before the tower and after it.
+    text = f"{data.columns['name'][3]}. {data.columns['text'][3]}"
+    vector = encoder.encode(items, made.tokenizer, text, "sentence_embedding")
+    np.testing.assert_allclose(made.items[3], vector, rtol=0, atol=1e-3)
 
 
 def test_a_fleet_retrieves_by_the_towers_what_numpy_does(
