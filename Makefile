@@ -156,8 +156,8 @@ FLOW_TESTS := deploy/pipelines/tests/flow
 
 .PHONY: test-pipelines
 test-pipelines: $(ORT) $(PIPELINES)/stamp $(TRAINERS)/stamp $(AIRFLOW)/stamp ## Run the tests of the trainers, DVC and Airflow, each of them real
-	$(TRAINERS)/bin/python -m pytest -q -rs $(TRAINING_TESTS)
 	$(CARGO) build --locked --bin endcap
+	$(TRAINERS)/bin/python -m pytest -q -rs $(TRAINING_TESTS)
 	$(PIPELINES)/bin/python -m pytest -q $(FLOW_TESTS)
 
 # Measurements are no tests: they need a quiet machine. QUICK=1: everything in the small, in about two minutes.

@@ -12,6 +12,7 @@ from endcap_pipelines.text import normalised
 REQUIRED = ["products", "queries_open", "labels_open"]
 # What else a run may have learnt from.
 OPTIONAL = ["events.parquet", "shoppers.parquet", "encoder_fp32.onnx", "tokenizer.json", "item_emb_f16.npy"]
+OPTIONAL += ["item_encoder_fp32.onnx", "towers.json"]
 GAINS = {"Exact": 1.0, "Substitute": 0.1, "Complement": 0.01, "Irrelevant": 0.0}
 GRADES = {"Exact": 3, "Substitute": 2, "Complement": 1, "Irrelevant": 0}
 

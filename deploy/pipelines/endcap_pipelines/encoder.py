@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,12 @@ def load(folder: Path, model: Path | None = None) -> Encoder:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(spec["max_tokens"])
     return Encoder(np.load(folder / "items.npy"), spec, _session(model or folder / "encoder.onnx"), tokenizer)
+
+
+def of_items(data: Data, encoder: Encoder) -> Encoder:
+    """What encodes the items: the folder's own where queries and items have a tower each (recipes/two_tower.py)."""
+    path = data.folder / "item_encoder_fp32.onnx"
+    return replace(encoder, session=_session(path)) if path.is_file() else encoder
 
 
 def encode(session: ort.InferenceSession, tokenizer: Tokenizer, text: str, output: str) -> np.ndarray:

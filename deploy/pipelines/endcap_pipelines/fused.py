@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from endcap_pipelines.data import GRADES, Data, DataError
-from endcap_pipelines.encoder import Encoder
+from endcap_pipelines.encoder import Encoder, of_items
 from endcap_pipelines.lists import RRF_K, Bm25, Lists, reciprocal
 from endcap_pipelines.pools import Pool
 from endcap_pipelines.text import distinct, tokens
@@ -113,6 +113,7 @@ def write_ranker(recipe: Recipe, folder: Path, out: Path) -> None:
 def exact_vectors(data: Data, encoder: Encoder) -> np.ndarray:
     """The items' vectors as f32: a tree's threshold can lie between a cosine and the same one rounded to f16."""
     texts = [f"{n}. {c}" if c else n for n, c in zip(data.columns["name"], data.columns["product_class"], strict=True)]
+    encoder = of_items(data, encoder)
     return np.stack([encoder.encode(text) for text in texts]).astype(np.float32)
 
 
