@@ -23,7 +23,7 @@ CONVERSION = 1e-4
 def run(params: Params, work: Path) -> None:
     prepared = prepare.load(params, work)
     data, features = prepared.data, prepared.features
-    fitted = fit(params, features.names, prepared.pools)
+    fitted = fit(params, features.names, [prepared.pools[i] for i in prepared.trained_on])
     model = fitted.to_onnx()
     facts: dict[str, object] = {
         "recipe": params.train.recipe,
@@ -34,7 +34,7 @@ def run(params: Params, work: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
     facts["conversion"] = moved(fitted, path, prepared.pools)
-    if features.personal:
+    if features.candidates.personal:
         facts["taste"] = personal.fit(data, features)
         onnx.save(personal.add(model, features.names, facts["taste"]), path)
     write_json(work / FACTS, facts)
@@ -43,7 +43,7 @@ def run(params: Params, work: Path) -> None:
 
 
 def fit(params: Params, names: Sequence[str], pools: Sequence[Pool]) -> Fitted:
-    """Trains on these pools: all of them, or a fold's."""
+    """Trains on these pools: those of all queries that are not held out, or of some folds."""
     try:
         trainer = recipe(params.train.recipe)
     except (KeyError, ImportError) as error:
