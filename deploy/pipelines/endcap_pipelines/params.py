@@ -10,6 +10,8 @@ import yaml
 from endcap_pipelines.candidates import TRAINED
 from endcap_pipelines.data import DataError
 
+BEST = "best"
+
 
 @dataclass(frozen=True)
 class Check:
@@ -29,8 +31,9 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Train:
-    recipe: str = "linear"
-    # Over the recipe's defaults.
+    # Of endcap_pipelines.recipes, or `best`: whichever of `linear` and `lightgbm` cross-validation prefers.
+    recipe: str = BEST
+    # Over the defaults of a recipe that is named.
     parameters: dict[str, int | float | str] = field(default_factory=dict)
     # Grades dealt out anew within each query: a model that must end refused.
     shuffle_labels: bool = False
@@ -152,6 +155,10 @@ def _out_of_range(params: Params) -> list[str]:
             f"prepare.candidates is {params.prepare.candidates!r}; expected one of {', '.join(TRAINED)}",
         ),
         (0 < params.prepare.held_out < 1, f"prepare.held_out is {params.prepare.held_out}; expected a share below 1"),
+        (
+            params.train.recipe != BEST or not params.train.parameters,
+            f"train.parameters is {params.train.parameters}; expected none where no recipe is named",
+        ),
         (params.evaluate.folds >= 2, f"evaluate.folds is {params.evaluate.folds}; expected at least 2"),
         (params.optimize.budget >= 0, f"optimize.budget is {params.optimize.budget}; expected 0 or more"),
         (

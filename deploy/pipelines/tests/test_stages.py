@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import shop
 
-from endcap_pipelines import bundle, candidates, params, personal, pools, ranker, stages
+from endcap_pipelines import bundle, candidates, metrics, params, personal, pools, ranker, stages
 from endcap_pipelines.checks import ChecksFailed
 from endcap_pipelines.data import DataError, sha256
 from endcap_pipelines.params import Params, Prepare, Train
@@ -24,7 +24,7 @@ BEFORE_BUNDLE = ["check", "prepare", "train", "evaluate", "optimize"]
 
 @pytest.fixture(scope="module")
 def parameters(data: Path) -> Params:
-    return Params(data, prepare=Prepare(steps=60))
+    return Params(data, prepare=Prepare(steps=60), train=Train(recipe="linear"))
 
 
 @pytest.fixture(scope="module")
@@ -205,10 +205,32 @@ def test_pools_are_read_as_they_were_written(work: Path, parameters: Params, tmp
 def test_shuffled_labels_teach_something_else(work: Path, parameters: Params) -> None:
     prepared = prepare.load(parameters, work)
     names, made = prepared.features.names, prepared.pools
-    shuffled = replace(parameters, train=Train(shuffle_labels=True))
+    shuffled = replace(parameters, train=Train(recipe="linear", shuffle_labels=True))
     honest, other = (train.fit(told, names, made).scores(made[0].rows) for told in (parameters, shuffled))
     grades = np.array([dict(zip(made[0].training, made[0].grades, strict=True))[item] for item in made[0].retrieved])
     assert np.corrcoef(honest, grades)[0, 1] > 0.5 > abs(np.corrcoef(other, grades)[0, 1])
+
+
+def test_the_best_recipe_is_the_one_that_cross_validation_prefers(work: Path, parameters: Params) -> None:
+    prepared = prepare.load(parameters, work)
+    figures = {}
+    for name in train.CHOICES:
+        answers, _ = train.cross_validated(replace(parameters, train=Train(recipe=name)), prepared)
+        assert answers.keys() == set(prepared.trained_on)
+        figures[name] = sum(metrics.ndcg(10, answers[i], prepared.data.gains[i]) for i in answers)
+    assert figures["linear"] != figures["lightgbm"]
+    best = replace(parameters, train=Train())
+    assert train.chosen(best, prepared) == max(figures, key=figures.__getitem__)
+    # Whichever it is, the stage says it, and those that follow take it from there.
+    stages.run("train", best, work)
+    assert train.as_trained(best, work).train.recipe == max(figures, key=figures.__getitem__)
+    stages.run("train", parameters, work)
+
+
+def test_parameters_of_a_recipe_need_its_name(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("data: shop\ntrain: {parameters: {ridge: 1}}\n")
+    with pytest.raises(DataError, match=r"train\.parameters is .*; expected none"):
+        params.read(tmp_path / "params.yaml")
 
 
 def test_a_recipe_that_is_not_there_is_told_with_those_that_are(work: Path, parameters: Params) -> None:
@@ -241,7 +263,9 @@ def test_every_fault_of_the_parameters_is_told_at_once(tmp_path: Path) -> None:
 def test_values_given_by_name_go_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("data: shop\ngate: {margin: 0.01}\n")
-    found = params.read(path, ["gate.margin=0.5", "train.parameters.rounds=3", "train.shuffle_labels=true"])
+    found = params.read(
+        path, ["gate.margin=0.5", "train.recipe=linear", "train.parameters.rounds=3", "train.shuffle_labels=true"]
+    )
     assert (found.data, found.gate.margin) == (tmp_path / "shop", 0.5)
     assert (found.train.parameters, found.train.shuffle_labels) == ({"rounds": 3}, True)
     with pytest.raises(DataError, match="expected at least 2"):

@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 
 from endcap_pipelines import metrics, optimize, pools
-from endcap_pipelines.data import DataError
 from endcap_pipelines.params import Params
 from endcap_pipelines.source import say, write_json
 from endcap_pipelines.stages import prepare, train
@@ -28,7 +27,9 @@ def run(params: Params, work: Path) -> None:
     apart = np.flatnonzero(prepared.held_out).tolist()
     (work / EVALUATION).parent.mkdir(parents=True, exist_ok=True)
     trained = pools.rankings(data, prepared.pools, optimize.session(work / train.MODEL))
-    folds = cross_validated(params, prepared, work)
+    folds, rankers = train.cross_validated(train.as_trained(params, work), prepared)
+    for fold, fitted in enumerate(rankers):
+        onnx.save(fitted.to_onnx(), work / FOLD.format(fold))
     # Each query as a ranker orders it that was not trained on it.
     unseen = [folds.get(i, trained[i]) for i in every]
     plain = pools.untrained(data, prepared.encoder)
@@ -63,26 +64,3 @@ def added(left: Rankings, right: Rankings, prepared: Prepared, seed: int, name: 
         pair = ([measure(k, r, g) for r, g in zip(rs, prepared.data.gains, strict=True)] for rs in (left, right))
         found[f"{name}_{figure}_low"], found[f"{name}_{figure}_high"] = metrics.paired_interval(*pair, seed)
     return found
-
-
-def cross_validated(params: Params, prepared: Prepared, work: Path) -> dict[int, list[str]]:
-    """Each query that is trained on, as a ranker orders it that was trained without it and those of the same words."""
-    data, made, fold = prepared.data, prepared.pools, folds(params, prepared)
-    answers: dict[int, list[str]] = {}
-    for left_out in range(params.evaluate.folds):
-        fitted = train.fit(params, prepared.features.names, [made[i] for i in fold if fold[i] != left_out])
-        onnx.save(fitted.to_onnx(), work / FOLD.format(left_out))
-        for i in (i for i in fold if fold[i] == left_out):
-            answers[i] = pools.ranking(data, made[i].retrieved, fitted.scores(made[i].rows))
-    return answers
-
-
-def folds(params: Params, prepared: Prepared) -> dict[int, int]:
-    """By query that is trained on: its fold."""
-    queries = prepared.trained_on
-    found = pools.folds([prepared.data.queries[i] for i in queries], params.evaluate.folds)
-    if len(set(found)) < params.evaluate.folds:
-        raise DataError(
-            f"evaluate.folds is {params.evaluate.folds}; there are only {len(set(found))} different queries"
-        )
-    return dict(zip(queries, found, strict=True))

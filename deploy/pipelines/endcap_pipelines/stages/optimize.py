@@ -66,7 +66,7 @@ def _encoder(params: Params, prepared: Prepared, work: Path, original: Path) -> 
     Each query is ranked by the ranker that was trained without it: one that knows the query by heart knows its exact
     similarities, too, and punishes whatever moves them.
     """
-    names, folds = prepared.data.columns["name"], evaluate.folds(params, prepared)
+    names, folds = prepared.data.columns["name"], train.folds(params, prepared)
     queries = [prepared.data.queries[i] for i in folds]
     rankers = [optimize.session(work / evaluate.FOLD.format(fold)) for fold in range(params.evaluate.folds)]
     texts = [*queries[:CALIBRATION], *names[:: max(len(names) // NAMES, 1)]]
