@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--as-trained", action="store_true", help="pack the models as they are, in no smaller form")
     parser.add_argument(
         "--ranker",
-        choices=["trained", *fused_bundle.RECIPES],
+        choices=["trained", *fused_bundle.RANKERS],
         default="trained",
         help="train one on the labels, pack the folder's own of 22 features, or none but the fusion of both lists",
     )
@@ -36,8 +36,7 @@ def main() -> None:
                 params = replace(params, optimize=Optimize(models=[]))
             build(params, arguments.out)
         else:
-            recipe = fused_bundle.RECIPES[arguments.ranker]()
-            fused_bundle.build(arguments.data, arguments.out, recipe, arguments.seed)
+            fused_bundle.build(arguments.data, arguments.out, arguments.ranker, arguments.seed)
 
 
 def build(params: Params, out: Path) -> None:

@@ -31,6 +31,11 @@ class Data:
     fingerprints: dict[str, str]
 
     @property
+    def personal(self) -> bool:
+        """Whether there are clicks of shoppers to learn their tastes from."""
+        return (self.folder / "events.parquet").is_file()
+
+    @property
     def gains(self) -> list[dict[str, float]]:
         return [{item: GAINS[label] for item, label in judged.items()} for judged in self.labels]
 

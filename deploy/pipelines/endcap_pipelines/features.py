@@ -1,95 +1,124 @@
-"""Features, by the same definitions that workers compute. The golden requests hold both against each other."""
+"""A query's candidates and their features, by the same definitions that workers compute. The golden requests hold both
+against each other."""
 
-from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
+from endcap_pipelines.candidates import ALL, Candidates
 from endcap_pipelines.data import Data
+from endcap_pipelines.encoder import Encoder
+from endcap_pipelines.lists import RRF_K, Bm25, Lists, reciprocal
 from endcap_pipelines.text import distinct, negated, tokens
 
-OVERLAPS = {
-    "overlap_name": "name",
-    "overlap_all": "all",
-    "overlap_class": "product_class",
-    "overlap_hierarchy": "category_hierarchy",
-    "overlap_brand": "brand",
-    "overlap_color": "color",
-}
 
-
-@dataclass
 class Features:
-    """The ranker's input, column by column, for a query and some items."""
+    """The ranker's input, column by column, for a query and some items. Items are rows of the catalogue."""
 
-    data: Data
-    personal: bool
-    texts: dict[str, list[str]] = field(init=False)
-    sets: dict[str, list[set[str]]] = field(init=False)
-    items: dict[str, np.ndarray] = field(init=False)
-
-    def __post_init__(self) -> None:
-        columns = self.data.columns
-        parts = ["brand", "name", "product_class", "color", "text"]
-        joined = [" ".join(row) for row in zip(*(columns[part] for part in parts), strict=True)]
-        self.texts = {**columns, "all": joined}
-        self.sets = {column: [set(tokens(text)) for text in self.texts[column]] for column in OVERLAPS.values()}
-        rating, reviews = self.data.numbers["rating"], np.nan_to_num(self.data.numbers["review_count"])
-        self.items = {
-            "rating": rating.astype(np.float32),
-            "log_reviews": np.log1p(reviews).astype(np.float32),
-            "name_len": (np.array([len(" ".join(tokens(n))) for n in columns["name"]]) / 100).astype(np.float32),
+    def __init__(self, data: Data, candidates: Candidates) -> None:
+        self.data, self.candidates, self.names = data, candidates, candidates.names
+        self.by_id = np.argsort(np.argsort(np.array(data.ids, dtype=object)))
+        # Each set of columns is read once, whatever asks for it.
+        self.bm25, self.sets = cache(self._bm25), cache(self._sets)
+        self.tokenised = [" ".join(tokens(name)) for name in data.columns["name"]]
+        items = {
+            "name_len": np.array([len(name) for name in self.tokenised]) / 100,
+            "rating": data.numbers["rating"],
+            "log_reviews": np.log1p(np.nan_to_num(data.numbers["review_count"])),
+            "price_level": self._price_level(),
         }
-        if self.personal:
-            self.items["price_level"] = self._price_level()
-
-    @property
-    def names(self) -> list[str]:
-        names = ["match.cosine", *(f"match.{name}" for name in OVERLAPS)]
-        names += ["match.missing_tokens", "match.negated", "query.token_count"]
-        names += [f"item.{name}" for name in self.items]
-        return [*names, "user.price_affinity"] if self.personal else names
-
-    @property
-    def defaults(self) -> dict[str, float]:
-        defaults = dict.fromkeys(self.names, 0.0)
-        defaults["item.rating"] = float(np.float32(np.nanmedian(self.data.numbers["rating"])))
-        return defaults
+        # The numbers that items bring, by column.
+        self.items = {name: each.astype(np.float32) for name, each in items.items() if f"item.{name}" in self.names}
+        self.defaults = dict.fromkeys(self.names, 0.0)
+        if "rating" in self.items:
+            self.defaults["item.rating"] = float(np.float32(np.nanmedian(data.numbers["rating"])))
 
     def schema(self) -> dict[str, object]:
-        compute: dict[str, dict[str, object]] = {
-            f"match.{name}": {"kind": "token_overlap", "column": column} for name, column in OVERLAPS.items()
-        }
-        compute["match.cosine"] = {"kind": "vector_score"}
-        compute["match.missing_tokens"] = {"kind": "missing_tokens", "columns": ["all"]}
-        compute["match.negated"] = {"kind": "negated_overlap", "columns": ["all"]}
-        compute["query.token_count"] = {"kind": "token_count"}
         specs = []
-        for name in self.names:
+        for name, compute in self.candidates.features.items():
             spec: dict[str, object] = {"name": name, "dtype": "f32", "default": [self.defaults[name]]}
-            if name in compute:
-                spec["compute"] = compute[name]
+            if compute:
+                spec["compute"] = compute
             if name.startswith("user."):
                 spec["ttl_s"] = 30 * 24 * 3600
             specs.append(spec)
         return {"features": specs}
 
-    def rows(self, query: str, similarities: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """[len(items), len(names)] f32; `similarities` are those of the same items."""
-        wanted, unwanted = distinct(query), negated(query)
-        columns = [similarities.astype(np.float32)]
-        for column in OVERLAPS.values():
-            sets = self.sets[column]
-            columns.append(_counts([sum(token in sets[item] for token in wanted) for item in items]))
-        everything = self.sets["all"]
-        columns.append(_counts([sum(token not in everything[item] for token in wanted) for item in items]))
-        columns.append(_counts([sum(token in everything[item] for token in unwanted) for item in items]))
-        columns.append(np.full(len(items), len(tokens(query)), np.float32))
-        for name, values in self.items.items():
-            chosen = values[items]
-            columns.append(np.where(np.isnan(chosen), np.float32(self.defaults[f"item.{name}"]), chosen))
-        if self.personal:
-            columns.append(np.zeros(len(items), np.float32))
-        return np.stack(columns, axis=1).astype(np.float32)
+    def lists(self, query: str, encoder: Encoder) -> Lists:
+        """Where every item stands for a query."""
+        cosine = np.asarray(encoder.items, np.float32) @ encoder.encode(query)
+        listed = self.candidates.listed
+        lexical = self.bm25(*ALL).scores(query) if listed else np.zeros_like(cosine)
+        return Lists.of(cosine, lexical, self.by_id, listed or self.candidates.depth)
+
+    def retrieved(self, lists: Lists) -> np.ndarray:
+        """What is ranked, in the order in which it was found."""
+        return lists.fused(self.by_id)[: self.candidates.depth]
+
+    def rows(self, query: str, lists: Lists, items: np.ndarray) -> np.ndarray:
+        """[len(items), features] f32."""
+        columns = []
+        for name, compute in self.candidates.features.items():
+            if compute:
+                column = self._computed(compute, query, lists, items)
+            elif name.startswith("item."):
+                chosen = self.items[name.removeprefix("item.")][items]
+                column = np.where(np.isnan(chosen), self.defaults[name], chosen)
+            else:
+                column = np.full(len(items), self.defaults[name])
+            columns.append(np.asarray(column, np.float32))
+        return np.stack(columns, axis=1)
+
+    def _computed(
+        self, compute: dict[str, object], query: str, lists: Lists, items: np.ndarray
+    ) -> np.ndarray | list[float]:
+        wanted, words = distinct(query), tokens(query)
+        dense, lexical = (ranks[items] for ranks in lists.ranks())
+        match compute:
+            case {"kind": "token_count"}:
+                return np.full(len(items), len(words))
+            case {"kind": "vector_score"}:
+                return lists.cosine[items]
+            case {"kind": "vector_below_top"}:
+                return lists.cosine[items] - np.float32(lists.tops()[0])
+            case {"kind": "lexical_over_top"}:
+                return lists.bm25[items] / np.float32(lists.tops()[1] or np.inf)
+            case {"kind": "reciprocal_rank_fusion"}:
+                return RRF_K * (reciprocal(dense) + reciprocal(lexical))
+            case {"kind": "reciprocal_rank", "list": which}:
+                return reciprocal(dense if which == "dense" else lexical, 0)
+            case {"kind": "bm25", "columns": columns}:
+                return self.bm25(*columns).scores(query)[items]
+            case {"kind": "idf_share", "columns": columns, "unknown_idf": unknown}:
+                bm25, sets = self.bm25(*columns), self.sets(*columns)
+                idf = {t: bm25.idf(t) if t in bm25.postings else unknown for t in wanted}
+                whole = max(sum(idf.values()), 1e-9)
+                return [sum(idf[t] for t in wanted if t in sets[i]) / whole for i in items]
+            case {"kind": "bigram_share"}:
+                pairs = [f"{one} {two}" for one, two in pairwise(words)]
+                return [sum(p in self.tokenised[i] for p in pairs) / max(len(pairs), 1) for i in items]
+            case {"kind": "token_share", "columns": columns}:
+                return self._found(wanted, columns, items) / max(len(wanted), 1)
+            case {"kind": "missing_tokens", "columns": columns}:
+                return len(wanted) - self._found(wanted, columns, items)
+            case {"kind": "negated_overlap", "columns": columns}:
+                return self._found(negated(query), columns, items)
+        raise ValueError(f"{compute} is computed nowhere in the pipelines")
+
+    def _found(self, words: list[str], columns: list[str], items: np.ndarray) -> np.ndarray:
+        """How many of the words each item has."""
+        sets = self.sets(*columns)
+        return np.array([sum(word in sets[item] for word in words) for item in items], dtype=np.float64)
+
+    def _texts(self, columns: tuple[str, ...]) -> list[str]:
+        return [" ".join(row) for row in zip(*(self.data.columns[column] for column in columns), strict=True)]
+
+    def _bm25(self, *columns: str) -> Bm25:
+        return Bm25(self._texts(columns))
+
+    def _sets(self, *columns: str) -> list[set[str]]:
+        return [set(tokens(text)) for text in self._texts(columns)]
 
     def _price_level(self) -> np.ndarray:
         """Where a price is in its class's range, -1 to 1; 0 without a price."""
@@ -100,8 +129,4 @@ class Features:
             logs = np.log(np.maximum(price[mine], 0.01))
             if mine.sum() > 1 and np.ptp(logs) > 0:
                 level[mine] = 2 * (logs - logs.min()) / np.ptp(logs) - 1
-        return level.astype(np.float32)
-
-
-def _counts(values: list[int]) -> np.ndarray:
-    return np.array(values, np.float32)
+        return level

@@ -68,12 +68,18 @@ class Lists:
         rows = np.flatnonzero(sums)
         return rows[np.lexsort((by_id[rows], -sums[rows]))]
 
+    def tops(self) -> tuple[float, float]:
+        """The best score by vector and by words; 0 where no item has any of the words."""
+        lexical = float(self.bm25[self.lexical[0]]) if len(self.lexical) else 0.0
+        return float(self.cosine[self.dense[0]]), lexical
+
     def standing(self, rows: np.ndarray) -> dict[str, object]:
         """Where these rows stand, as golden requests record it."""
         dense, lexical = self.ranks()
+        dense_top, lexical_top = self.tops()
         return {
-            "dense_top": float(self.cosine[self.dense[0]]),
-            "lexical_top": float(self.bm25[self.lexical[0]]) if len(self.lexical) else 0.0,
+            "dense_top": dense_top,
+            "lexical_top": lexical_top,
             "dense_ranks": dense[rows].tolist(),
             "lexical_ranks": lexical[rows].tolist(),
         }

@@ -7,7 +7,10 @@ from typing import get_args, get_origin, get_type_hints
 
 import yaml
 
+from endcap_pipelines.candidates import TRAINED
 from endcap_pipelines.data import DataError
+
+BEST = "best"
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,17 @@ class Check:
 class Prepare:
     # Of the encoder's training, where the data brings no encoder.
     steps: int = 1500
+    # What is ranked, by which features: `fused` (words and vectors) or `dense` (the nearest by vector).
+    candidates: str = "fused"
+    # The share of the queries that nothing is trained on: candidate and stable are compared on them.
+    held_out: float = 0.2
 
 
 @dataclass(frozen=True)
 class Train:
-    recipe: str = "lightgbm"
-    # Over the recipe's defaults.
+    # Of endcap_pipelines.recipes, or `best`: whichever of `linear` and `lightgbm` cross-validation prefers.
+    recipe: str = BEST
+    # Over the defaults of a recipe that is named.
     parameters: dict[str, int | float | str] = field(default_factory=dict)
     # Grades dealt out anew within each query: a model that must end refused.
     shuffle_labels: bool = False
@@ -51,8 +59,8 @@ class Bundle:
 @dataclass(frozen=True)
 class Gate:
     # "No worse": the interval's lower end may be this much below stable.
-    margin: float = 0.02
-    # The same for what ranking adds to the order by vector on queries not trained on: cross-validation is less steady.
+    margin: float = 0.05
+    # The same for what ranking adds to the orders that need no training.
     unseen_margin: float = 0.05
     # How far the figure through the fleet may be from the one computed outside it.
     tolerance: float = 0.005
@@ -142,6 +150,15 @@ def _out_of_range(params: Params) -> list[str]:
     rules = [
         (str(params.data) not in {"", "."}, "data is missing; expected the data folder"),
         (params.prepare.steps >= 1, f"prepare.steps is {params.prepare.steps}; expected at least 1"),
+        (
+            params.prepare.candidates in TRAINED,
+            f"prepare.candidates is {params.prepare.candidates!r}; expected one of {', '.join(TRAINED)}",
+        ),
+        (0 < params.prepare.held_out < 1, f"prepare.held_out is {params.prepare.held_out}; expected a share below 1"),
+        (
+            params.train.recipe != BEST or not params.train.parameters,
+            f"train.parameters is {params.train.parameters}; expected none where no recipe is named",
+        ),
         (params.evaluate.folds >= 2, f"evaluate.folds is {params.evaluate.folds}; expected at least 2"),
         (params.optimize.budget >= 0, f"optimize.budget is {params.optimize.budget}; expected 0 or more"),
         (

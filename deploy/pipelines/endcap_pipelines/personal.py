@@ -5,10 +5,9 @@ import onnx
 import pyarrow.parquet as pq
 from onnx import helper, numpy_helper
 
+from endcap_pipelines.candidates import AFFINITY, LEVEL
 from endcap_pipelines.data import Data, DataError
 from endcap_pipelines.features import Features
-
-AFFINITY, LEVEL = "user.price_affinity", "item.price_level"
 
 
 def fit(data: Data, features: Features) -> float:

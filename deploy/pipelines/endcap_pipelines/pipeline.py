@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from time import perf_counter
 from typing import Any
 
@@ -46,22 +47,34 @@ def table(params: Params, work: Path, verdict: str) -> Iterator[str]:
     yield f"{'step':34}{'ndcg@10':>9}{'recall@100':>12}{'p50 ms':>9}"
     for name, key in [
         ("by vector alone", "dense_"),
-        ("trained", "trained_"),
-        ("on queries not trained on", "cv_"),
-        ("in the form that is served", ""),
+        ("both lists fused", "rrf_"),
+        ("trained, where trained on", "trained_"),
+        ("on queries not trained on", "unseen_"),
+        (f"  of these the {found['held_out_queries']:.0f} held out", "held_out_"),
+        ("in the form that is served, all", ""),
     ]:
         yield f"{name:34}{found[f'{key}ndcg@10']:9.4f}{found[f'{key}recall@100']:12.4f}{'-':>9}"
     forms = optimize.forms(work)
     if "encoder" in forms:
-        name, quality = "not trained on, as served", _served(forms["encoder"])["quality"]
+        name, quality = "cross-validated, encoder as served", _served(forms["encoder"])["quality"]
         yield f"{name:34}{quality:9.4f}{'-':>12}{'-':>9}"
     for name in ["candidate", "stable"]:
         if measured := compared[name]:
             label = f"through the fleet: {name} {measured['version']}"
             figures = f"{measured['metrics']['ndcg@10']:9.4f}{measured['metrics']['recall@100']:12.4f}"
             yield f"{label:34}{figures}{measured['latency_ms']['p50']:9.1f}"
+            held_out = mean(measured["queries"][i] for i in compared["held_out"])
+            yield f"{'  on the queries held out':34}{held_out:9.4f}{'-':>12}{'-':>9}"
+    yield ""
+    yield f"{'95 % paired interval':34}{'ndcg@10':20}{'recall@100':20}"
+    for text, plain in [("by vector alone", "dense"), ("both lists fused", "rrf")]:
+        ends = [
+            "{:+.4f} to {:+.4f}".format(*(found[f"unseen_minus_{plain}_{figure}_{end}"] for end in ("low", "high")))
+            for figure in ("ndcg@10", "recall@100")
+        ]
+        yield f"{'not trained on - ' + text:34}{ends[0]:20}{ends[1]:20}".rstrip()
     if interval := compared["decision"]["interval"]:
-        yield f"{'candidate - stable, 95 % interval':34}{interval[0]:+9.4f} to {interval[1]:+.4f}"
+        yield f"{'candidate - stable, held out':34}{interval[0]:+.4f} to {interval[1]:+.4f}"
     yield ""
     yield f"{'model':10}{'form':14}{'KiB before':>11}{'KiB':>9}{'time':>8}{'loss':>9}"
     for name, tried in forms.items():

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from endcap_pipelines.data import Data
 from endcap_pipelines.encoder import Encoder
+from endcap_pipelines.features import Features
 
 POPULAR = 500
 
@@ -37,18 +38,16 @@ def lineage(data: Data, seed: int) -> dict[str, str]:
     return found
 
 
-def model(
-    encoder: Encoder, names: list[str], retrieval: dict[str, object], came_from: dict[str, str]
-) -> dict[str, object]:
+def model(name: str, encoder: Encoder, features: Features, came_from: dict[str, str]) -> dict[str, object]:
     return {
-        "model": "search-ranker",
+        "model": name,
         "ranker": {
             "file": "ranker.onnx",
-            "inputs": [{"name": "features", "features": names}],
+            "inputs": [{"name": "features", "features": features.names}],
             "output": "score",
         },
         "encoder": encoder.spec,
-        "retrieval": retrieval,
+        "retrieval": features.candidates.retrieval(),
         "lineage": came_from,
     }
 

@@ -38,7 +38,7 @@ def table(task: Task, rankings: dict[str, Sequence[Sequence[str]]], seed: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
-    parser.add_argument("--candidates", choices=CANDIDATES, default="dense", help="what is ranked, by which features")
+    parser.add_argument("--candidates", choices=CANDIDATES, default="fused", help="what is ranked, by which features")
     parser.add_argument("--recipe", choices=RECIPES, action="append", help="once for each; default: lightgbm, linear")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=7)

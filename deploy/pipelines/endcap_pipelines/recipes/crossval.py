@@ -7,19 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from endcap_pipelines import fused, metrics, pools
+from endcap_pipelines import metrics, pools
+from endcap_pipelines.candidates import TRAINED, Candidates, lambdamart_22
 from endcap_pipelines.data import Data, DataError, read
 from endcap_pipelines.encoder import prepare
 from endcap_pipelines.features import Features
 from endcap_pipelines.pools import Pool
 from endcap_pipelines.recipes import Examples, Fitted
 
-# What is ranked, and by which features: the nearest by vector, or the fused lists.
-CANDIDATES: dict[str, Callable[[], fused.Recipe] | None] = {
-    "dense": None,
-    "lambdamart-22": fused.lambdamart_22,
-    "fielded": fused.fielded,
-}
+# What is ranked, by which features; told whether the data is of shoppers.
+CANDIDATES: dict[str, Callable[[bool], Candidates]] = {**TRAINED, "lambdamart-22": lambda _: lambdamart_22()}
 
 
 @dataclass(frozen=True)
@@ -37,21 +34,9 @@ def task(folder: Path, candidates: str, seed: int) -> Task:
     data = read(folder)
     with tempfile.TemporaryDirectory() as work:
         encoder = prepare(data, Path(work), seed)
-    plain = fused.FusedFeatures(data, encoder, fused.rrf())
-    lists = [plain.lists(query) for query in data.queries]
-    references = {
-        "dense": [[data.ids[row] for row in each.dense] for each in lists],
-        "rrf": [[data.ids[row] for row in plain.pool(each)] for each in lists],
-    }
-    every = range(len(data.queries))
-    recipe = CANDIDATES[candidates]
-    if recipe is None:
-        features = Features(data, personal=(folder / "events.parquet").is_file())
-        made = [pools.pool(data, encoder, features, i) for i in every]
-        return Task(data, features.names, made, references)
-    chosen = recipe()
-    fields = fused.FusedFeatures(data, encoder, chosen)
-    return Task(data, chosen.names, [fields.training_pool(data, i) for i in every], references)
+    features = Features(data, CANDIDATES[candidates](data.personal))
+    made = [pools.pool(features, encoder, i) for i in range(len(data.queries))]
+    return Task(data, features.names, made, pools.untrained(data, encoder))
 
 
 def examples(names: Sequence[str], chosen: Sequence[Pool]) -> Examples:

@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
     parser.add_argument("--recipe", choices=RECIPES, required=True)
-    parser.add_argument("--candidates", choices=CANDIDATES, default="dense", help="what is ranked, by which features")
+    parser.add_argument("--candidates", choices=CANDIDATES, default="fused", help="what is ranked, by which features")
     parser.add_argument("--minutes", type=float, default=5.0, help="the time budget")
     parser.add_argument("--trials", type=int, default=100, help="at most so many trials")
     parser.add_argument("--folds", type=int, default=5)

@@ -7,21 +7,18 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from endcap_pipelines import metrics, optimize, pools
+from endcap_pipelines import contents, metrics, optimize, pools
 from endcap_pipelines.data import sha256
 from endcap_pipelines.fleet import Endcap
 from endcap_pipelines.params import Params
-from endcap_pipelines.source import floats, labels, lineage, model, popular, say, write_items, write_json, write_lines
+from endcap_pipelines.source import lineage, model, say
 from endcap_pipelines.stages import evaluate, prepare, train
 from endcap_pipelines.stages import optimize as optimized
 from endcap_pipelines.stages.prepare import Prepared
 
 SOURCE = "source"
 PACKED = "bundle.endcap"
-GOLDEN_REQUESTS = 24
-GOLDEN_ITEMS = 24
 QUANTILES = [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]
-TEXTS = ["name", "product_class", "category_hierarchy", "brand", "color", "all"]
 
 
 def run(params: Params, work: Path) -> None:
@@ -39,28 +36,19 @@ def write(params: Params, work: Path, out: Path) -> None:
         shutil.copyfile(work / optimized.FOLDER / name, out / name)
     shutil.copyfile(work / prepare.FOLDER / "tokenizer.json", out / "tokenizer.json")
     prepared = prepare.load(params, work, out / "encoder.onnx")
-    data, features = prepared.data, prepared.features
-    session = optimize.session(out / "ranker.onnx")
-
-    evaluation = evaluate_files(prepared, work, session)
-    write_json(out / "evaluation.json", evaluation)
-    write_json(out / "features.json", features.schema())
-    write_json(out / "popular.json", {"overall": popular(data)})
-    came_from = lineage(data, params.seed) | training(work, out)
-    spec = model(prepared.encoder, features.names, {"depth": pools.DEPTH}, came_from)
-    write_json(out / "model.json", spec | {"model": params.model})
-    columns = {name: features.texts[name] for name in TEXTS}
-    write_items(out / "items.parquet", data, prepared.encoder.items, columns, features.items)
-    write_lines(out / "labels.jsonl", labels(data))
-    write_lines(out / "golden.jsonl", golden(prepared, session))
+    evaluation = evaluate_files(prepared, work, optimize.session(out / "ranker.onnx"))
+    came_from = lineage(prepared.data, params.seed) | training(params, work, out)
+    spec = model(params.model, prepared.encoder, prepared.features, came_from)
+    contents.write(out, prepared.encoder, prepared.features, evaluation, spec)
     say(f"  ndcg@10 {evaluation['metrics']['ndcg@10']:.4f} by the files that are served")
 
 
-def training(work: Path, out: Path) -> dict[str, str]:
+def training(params: Params, work: Path, out: Path) -> dict[str, str]:
     """What made the models, and the digests of what came out."""
     facts = json.loads((work / train.FACTS).read_text())
     served = {name: next(f for f in forms if f["served"]) for name, forms in optimized.forms(work).items()}
     found = {"recipe": facts["recipe"], "parameters": json.dumps(facts["parameters"], sort_keys=True)}
+    found |= {"candidates": params.prepare.candidates, "held_out": str(params.prepare.held_out)}
     found |= {"shuffled_labels": "true"} if facts["shuffled_labels"] else {}
     found["ranker.trained"] = sha256(work / train.MODEL)
     for name in ["ranker", "encoder"]:
@@ -72,7 +60,7 @@ def training(work: Path, out: Path) -> dict[str, str]:
 def evaluate_files(prepared: Prepared, work: Path, session: ort.InferenceSession) -> dict[str, object]:
     """What the fleet will answer with the final files, computed without it; and what came before them."""
     data, features = prepared.data, prepared.features
-    answers = optimized.answers(prepared, [session] * len(data.queries))
+    answers = [pools.answer(features, prepared.encoder, query, session) for query in data.queries]
     found = metrics.summary(answers, data.gains, len(data.ids))
     found |= json.loads((work / evaluate.EVALUATION).read_text())["metrics"]
     forms = optimized.forms(work)
@@ -84,7 +72,6 @@ def evaluate_files(prepared: Prepared, work: Path, session: ort.InferenceSession
     scores = session.run(["score"], {"features": rows})[0][:, 0]
     return {
         "metrics": found,
-        "fingerprints": data.fingerprints,
         "forms": forms,
         "distributions": {
             "quantiles": QUANTILES,
@@ -92,33 +79,3 @@ def evaluate_files(prepared: Prepared, work: Path, session: ort.InferenceSession
             "features": {name: np.quantile(rows[:, i], QUANTILES).tolist() for i, name in enumerate(features.names)},
         },
     }
-
-
-def golden(prepared: Prepared, session: ort.InferenceSession) -> list[dict[str, object]]:
-    """Complete requests with what they must give, taken from ONNX Runtime on the final files."""
-    data, encoder, features, made = prepared.data, prepared.encoder, prepared.features, prepared.pools
-    requests = []
-    step = max(len(made) // GOLDEN_REQUESTS, 1)
-    for number, i in enumerate(range(0, len(made), step)):
-        query, pool = data.queries[i], made[i]
-        vector = encoder.encode(query)
-        spread = max(len(pool.training) // GOLDEN_ITEMS, 1)
-        items = pool.training[::spread][:GOLDEN_ITEMS]
-        similarities = encoder.items.astype(np.float32) @ vector
-        rows = features.rows(query, similarities[items], items)
-        given: dict[str, list[float]] = {}
-        if features.personal:
-            given["user.price_affinity"] = [[-0.75, 0.0, 0.5][number % 3]]
-            rows[:, features.names.index("user.price_affinity")] = given["user.price_affinity"][0]
-        scores = session.run(["score"], {"features": rows})[0][:, 0]
-        requests.append(
-            {
-                "query": query,
-                "features": given,
-                "query_vector": floats(vector),
-                "item_ids": [data.ids[item] for item in items],
-                "inputs": {"features": [floats(row) for row in rows]},
-                "scores": floats(scores),
-            }
-        )
-    return requests

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,11 +50,12 @@ def forms(work: Path) -> dict[str, list[dict[str, object]]]:
 
 
 def _ranker(params: Params, prepared: Prepared, work: Path, original: Path) -> list[Verdict]:
-    calibration = [{"features": pool.rows} for pool in prepared.pools[:CALIBRATION]]
+    learnt = [prepared.pools[i] for i in prepared.trained_on]
+    calibration = [{"features": pool.rows} for pool in learnt[:CALIBRATION]]
     made = optimize.forms(original, work / FOLDER / "ranker", calibration)
 
     def quality(opened: ort.InferenceSession) -> float:
-        return _ndcg(prepared, pools.rankings(prepared.data, prepared.pools, opened))
+        return _ndcg(prepared, pools.rankings(prepared.data, learnt, opened))
 
     return optimize.judge(made, calibration[0], quality, params.optimize.budget)
 
@@ -66,35 +66,26 @@ def _encoder(params: Params, prepared: Prepared, work: Path, original: Path) -> 
     Each query is ranked by the ranker that was trained without it: one that knows the query by heart knows its exact
     similarities, too, and punishes whatever moves them.
     """
-    queries, names = prepared.data.queries, prepared.data.columns["name"]
-    folds = pools.folds(queries, params.evaluate.folds)
+    names, folds = prepared.data.columns["name"], train.folds(params, prepared)
+    queries = [prepared.data.queries[i] for i in folds]
     rankers = [optimize.session(work / evaluate.FOLD.format(fold)) for fold in range(params.evaluate.folds)]
     texts = [*queries[:CALIBRATION], *names[:: max(len(names) // NAMES, 1)]]
     calibration = [_batch(prepared, [text]) for text in texts]
     made = optimize.forms(original, work / FOLDER / "encoder", calibration)
 
     def quality(opened: ort.InferenceSession) -> float:
-        other = replace(prepared, encoder=replace(prepared.encoder, session=opened))
-        return _ndcg(prepared, answers(other, [rankers[fold] for fold in folds]))
+        other, features = replace(prepared.encoder, session=opened), prepared.features
+        ranked = [pools.answer(features, other, prepared.data.queries[i], rankers[fold]) for i, fold in folds.items()]
+        return _ndcg(prepared, ranked)
 
     # Queries come one at a time: that is what is timed.
     longest = _batch(prepared, [max(queries, key=len)])
     return optimize.judge(made, _batch(prepared, queries[:QUERIES]), quality, params.optimize.budget, longest)
 
 
-def answers(prepared: Prepared, rankers: Sequence[ort.InferenceSession]) -> list[list[str]]:
-    """What the fleet will answer to each labelled query with this encoder and the query's ranker."""
-    data = prepared.data
-    found = []
-    for query, ranker in zip(data.queries, rankers, strict=True):
-        retrieved, similarities = pools.retrieve(data, prepared.encoder, query)
-        rows = prepared.features.rows(query, similarities[retrieved], retrieved)
-        found.append(pools.ranking(data, retrieved, ranker.run(["score"], {"features": rows})[0][:, 0]))
-    return found
-
-
 def _ndcg(prepared: Prepared, rankings: list[list[str]]) -> float:
-    gains = prepared.data.gains
+    """Over the queries that are trained on: those held out choose nothing."""
+    gains = [prepared.data.gains[i] for i in prepared.trained_on]
     return float(np.mean([metrics.ndcg(10, r, g) for r, g in zip(rankings, gains, strict=True)]))
 
 
