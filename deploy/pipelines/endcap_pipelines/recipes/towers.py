@@ -119,6 +119,8 @@ def joined(encoder: onnx.ModelProto, output: str, tower: onnx.ModelProto) -> onn
                 names[i] = {output: "encoded", f"tower.{OUTPUT}": ENCODED}.get(name, name)
     merged.graph.output[0].name = ENCODED
     merged.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-    del merged.graph.value_info[:]
+    # Both graphs' opsets, the same one twice, are more than ONNX Runtime's quantizer takes.
+    del merged.graph.value_info[:], merged.opset_import[:]
+    merged.opset_import.extend(encoder.opset_import)
     onnx.checker.check_model(merged)
     return merged

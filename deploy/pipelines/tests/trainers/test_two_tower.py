@@ -102,6 +102,8 @@ def test_encoder_and_tower_are_one_graph_that_gives_what_both_give(
             np.testing.assert_allclose(vector, move(small.encoder.encode(text)[None])[0], rtol=0, atol=1e-4)
             assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
         assert optimize.neighbours(session, _feeds(small, TEXTS)) <= optimize.BATCH_TOLERANCE
+    made = optimize.forms(tmp_path / "joined.onnx", tmp_path / "forms", [_feeds(small, [text]) for text in TEXTS])
+    assert [form.name for form in made if form.path] == ["fp32", "graph", "fp16", "int8-static", "int8-dynamic"], made
 
 
 def _feeds(small: command.Material, texts: list[str]) -> dict[str, np.ndarray]:
