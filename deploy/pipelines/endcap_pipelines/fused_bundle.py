@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from endcap_pipelines import candidates, contents, metrics, optimize, pools
 from endcap_pipelines.data import Data, DataError, read
-from endcap_pipelines.encoder import Encoder, prepare
+from endcap_pipelines.encoder import Encoder, of_items, prepare
 from endcap_pipelines.features import Features
 from endcap_pipelines.source import lineage, model, say
 
@@ -57,4 +57,5 @@ def write_fusion(path: Path) -> None:
 def exact_vectors(data: Data, encoder: Encoder) -> np.ndarray:
     """The items' vectors as f32: a tree's threshold can lie between a cosine and the same one rounded to f16."""
     texts = [f"{n}. {c}" if c else n for n, c in zip(data.columns["name"], data.columns["product_class"], strict=True)]
+    encoder = of_items(data, encoder)
     return np.stack([encoder.encode(text) for text in texts]).astype(np.float32)

@@ -88,7 +88,8 @@ def unseen(made: Material, fit: Fit, folds: int) -> list[list[str]]:
 def nearest(data: Data, items: np.ndarray, vector: np.ndarray, depth: int = DEPTH) -> list[str]:
     """Ids by similarity, ties by id."""
     scores = items.astype(np.float32) @ vector
-    return [data.ids[row] for row in pools.best(scores, data.ids, np.argsort(-scores)[: depth + 50], depth)]
+    rows = np.argsort(-scores)[: depth + 50]
+    return pools.ranking(data, rows, scores[rows])[:depth]
 
 
 def table(data: Data, plain: Sequence[Sequence[str]], answers: Sequence[Sequence[str]], seed: int) -> Iterator[str]:

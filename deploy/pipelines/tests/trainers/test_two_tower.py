@@ -12,7 +12,8 @@ import onnxruntime as ort
 import pyarrow.parquet as pq
 import pytest
 
-from endcap_pipelines import encoder, fused, metrics, optimize, source
+from endcap_pipelines import contents, encoder, fused_bundle, metrics, optimize, source
+from endcap_pipelines.candidates import Candidates
 from endcap_pipelines.data import DataError, read
 from endcap_pipelines.features import Features
 from endcap_pipelines.fleet import Endcap
@@ -182,7 +183,7 @@ def test_queries_that_taught_the_towers_are_not_labelled_any_more(folder: Path, 
 def test_items_are_encoded_by_their_own_tower(folder: Path, tmp_path: Path) -> None:
     data = read(folder)
     made = encoder.prepare(data, tmp_path, SEED)
-    exact = fused.exact_vectors(data, made)
+    exact = fused_bundle.exact_vectors(data, made)
     text = f"{data.columns['name'][3]}. {data.columns['product_class'][3]}"
     items = ort.InferenceSession(folder / "item_encoder_fp32.onnx", providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(exact[3], encoder.encode(items, made.tokenizer, text, "sentence_embedding"))
@@ -219,30 +220,10 @@ def _source(folder: Path, out: Path) -> encoder.Encoder:
     out.mkdir()
     data = read(folder)
     made = encoder.prepare(data, out, SEED)
-    fused.write_ranker(fused.rrf(), folder, out)
-    features = Features(data, personal=False)
-    schema = {"features": [f for f in features.schema()["features"] if f["name"] == "match.cosine"]}
-    source.write_json(out / "features.json", schema)
-    source.write_json(out / "popular.json", {"overall": source.popular(data)})
-    spec = source.model(made, ["match.cosine"], {"depth": 100}, source.lineage(data, SEED))
-    source.write_json(out / "model.json", spec)
-    source.write_items(out / "items.parquet", data, made.items, {"name": data.columns["name"]}, {})
-    source.write_lines(out / "labels.jsonl", source.labels(data))
+    fused_bundle.write_fusion(out / "ranker.onnx")
+    features = Features(data, Candidates({"match.cosine": {"kind": "vector_score"}}, 100))
     answers = [command.nearest(data, made.items, made.encode(query)) for query in data.queries]
     summary = metrics.summary(answers, data.gains, len(data.ids))
-    source.write_json(out / "evaluation.json", {"metrics": summary, "fingerprints": data.fingerprints})
-    requests = []
-    for query in data.queries[:8]:
-        vector = made.encode(query)
-        scores = source.floats(made.items[::20].astype(np.float32) @ vector)
-        requests.append(
-            {
-                "query": query,
-                "query_vector": source.floats(vector),
-                "item_ids": data.ids[::20],
-                "inputs": {"features": [[score] for score in scores]},
-                "scores": scores,
-            }
-        )
-    source.write_lines(out / "golden.jsonl", requests)
+    spec = source.model("search-ranker", made, features, source.lineage(data, SEED))
+    contents.write(out, made, features, {"metrics": summary}, spec)
     return made
