@@ -5,6 +5,7 @@ TOOLS      := .tools
 ORT        := $(TOOLS)/onnxruntime/libonnxruntime.so
 PIPELINES  := $(TOOLS)/pipelines
 TRAINERS   := $(TOOLS)/trainers
+TORCH      := $(TOOLS)/torch
 AIRFLOW    := $(TOOLS)/airflow
 BENCH      := $(PIPELINES)/bin/python deploy/bench
 ETCD       := $(TOOLS)/etcd/etcd
@@ -106,6 +107,13 @@ $(TRAINERS)/stamp: deploy/pipelines/trainers.txt deploy/python/venv.sh
 	deploy/python/venv.sh $(TRAINERS) deploy/pipelines/trainers.txt deploy/pipelines
 	@touch $@
 
+$(TORCH)/stamp: deploy/pipelines/torch.txt deploy/python/venv.sh
+	deploy/python/venv.sh $(TORCH) deploy/pipelines/torch.txt deploy/pipelines
+	@touch $@
+
+.PHONY: torch
+torch: $(TORCH)/stamp ## Get PyTorch (6 GB) into .tools
+
 .PHONY: trainers
 trainers: $(TRAINERS)/stamp ## Get the frameworks that train (TensorFlow, Paddle, LightGBM, Optuna, DVC; 3.2 GB) into .tools
 
@@ -160,6 +168,11 @@ test-pipelines: $(ORT) $(PIPELINES)/stamp $(TRAINERS)/stamp $(AIRFLOW)/stamp ## 
 	$(CARGO) test --workspace --locked --no-run --quiet
 	$(TRAINERS)/bin/python -m pytest -q -rs $(TRAINING_TESTS)
 	$(PIPELINES)/bin/python -m pytest -q $(FLOW_TESTS)
+
+.PHONY: test-torch
+test-torch: $(ORT) $(TORCH)/stamp ## Run the tests of the trainers in PyTorch; CI leaves them out for their 6 GB
+	$(CARGO) test --workspace --locked --no-run --quiet
+	$(TORCH)/bin/python -m pytest -q -rs $(TRAINING_TESTS)/test_recipes.py $(TRAINING_TESTS)/test_two_tower.py -k torch
 
 # Measurements are no tests: they need a quiet machine. QUICK=1: everything in the small, in about two minutes.
 QUICK ?=

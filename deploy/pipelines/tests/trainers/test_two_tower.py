@@ -28,7 +28,7 @@ def _mark(name: str) -> object:
     missing = name.startswith("torch") and importlib.util.find_spec("torch") is None
     return pytest.param(
         name,
-        marks=pytest.mark.skipif(missing, reason=f"{name}: PyTorch is not installed (6 GB, no part of the trainers)"),
+        marks=pytest.mark.skipif(missing, reason=f"{name}: PyTorch is not installed (6 GB; `make test-torch` runs it)"),
     )
 
 
