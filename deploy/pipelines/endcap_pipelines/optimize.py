@@ -10,7 +10,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -118,8 +118,7 @@ def judge(
             loss=original - found,
             neighbours=neighbours(opened, feeds),
         )
-        refused = _refusal(verdict, form is made[0], budget, alone is None)
-        verdicts.append(replace(verdict, refused=refused))
+        verdicts.append(Verdict(**{**vars(verdict), "refused": _refusal(verdict, form is made[0], budget, alone is None)}))
     return verdicts
 
 
