@@ -148,6 +148,15 @@ const EXTERNAL: i32 = 1;
 /// result depends on the other rows of its batch.
 const BATCH_DEPENDENT: &str = "DynamicQuantize";
 
+/// Whose rows share a run of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// Those of different requests: none may depend on another.
+    OfMany,
+    /// Those of one request: they may.
+    OfOne,
+}
+
 /// Name of an element type, for people.
 pub(crate) fn type_name(elem_type: i32) -> String {
     match elem_type {
@@ -161,30 +170,30 @@ pub(crate) fn type_name(elem_type: i32) -> String {
 }
 
 /// Reads a model and refuses what must not be in one.
-pub(crate) fn read(bytes: Bytes, file: &str) -> Result<Graph, BundleError> {
+pub(crate) fn read(bytes: Bytes, file: &str, rows: Rows) -> Result<Graph, BundleError> {
     let refused = |detail: &str| BundleError::NotOnnx { file: file.to_owned(), detail: detail.to_owned() };
     let model = Model::decode(bytes).map_err(|error| refused(&error.to_string()))?;
     if model.ir_version <= 0 || model.opset_import.is_empty() {
         return Err(refused("it has no IR version or no operator set"));
     }
     let graph = model.graph.ok_or_else(|| refused("it has no graph"))?;
-    inspect(&graph, file)?;
+    inspect(&graph, file, rows)?;
     for function in &model.functions {
-        inspect_nodes(&function.node, file)?;
+        inspect_nodes(&function.node, file, rows)?;
     }
     Ok(graph)
 }
 
-fn inspect(graph: &Graph, file: &str) -> Result<(), BundleError> {
+fn inspect(graph: &Graph, file: &str, rows: Rows) -> Result<(), BundleError> {
     for tensor in &graph.initializer {
         inspect_tensor(tensor, &tensor.name, file)?;
     }
-    inspect_nodes(&graph.node, file)
+    inspect_nodes(&graph.node, file, rows)
 }
 
-fn inspect_nodes(nodes: &[Node], file: &str) -> Result<(), BundleError> {
+fn inspect_nodes(nodes: &[Node], file: &str, rows: Rows) -> Result<(), BundleError> {
     for node in nodes {
-        if node.op_type.starts_with(BATCH_DEPENDENT) {
+        if rows == Rows::OfMany && node.op_type.starts_with(BATCH_DEPENDENT) {
             let (node, op) = (node.name.clone(), node.op_type.clone());
             return Err(BundleError::DynamicQuantization { file: file.to_owned(), node, op });
         }
@@ -198,7 +207,7 @@ fn inspect_nodes(nodes: &[Node], file: &str) -> Result<(), BundleError> {
                 inspect_tensor(tensor, &format!("{}.{}", node.name, attribute.name), file)?;
             }
             for graph in attribute.g.iter().chain(&attribute.graphs) {
-                inspect(graph, file)?;
+                inspect(graph, file, rows)?;
             }
         }
     }

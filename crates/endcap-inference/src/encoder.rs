@@ -41,8 +41,9 @@ impl Encoder {
                 inputs: vec![spec.input_ids.clone(), spec.attention_mask.clone()],
                 output: spec.output.clone(),
                 threads: options.threads,
-                // Texts in one run would save little and cost the first one time.
-                max_batch_rows: 8,
+                // Texts in one run would save little and cost the first one time; and an encoder that is quantized
+                // dynamically would give each of them a vector that depends on the others.
+                max_batch_rows: 1,
                 queue_rows: options.queue_rows,
                 inline_max: options.inline_max,
                 pin_threads: options.pin_threads,

@@ -2,7 +2,8 @@
 
 The forms are made by ONNX Runtime's own tools. Each is judged on its final file: bytes, time beside the original's in
 the same minutes, quality as the fleet would answer, and whether a row's score depends on its neighbours, which would
-make answers depend on what other shoppers ask. The smallest that loses no more than the budget and is not slower wins.
+make answers depend on what other shoppers ask: only a model that runs one row at a time, as encoders do, may be so. The
+smallest that loses no more than the budget and is not slower wins.
 """
 
 import logging
@@ -94,12 +95,13 @@ def forms(model: Path, out: Path, calibration: Sequence[Feeds]) -> list[Form]:
 
 
 def judge(
-    made: Sequence[Form], feeds: Feeds, quality: Quality, budget: float, timed: Feeds | None = None
+    made: Sequence[Form], feeds: Feeds, quality: Quality, budget: float, alone: Feeds | None = None
 ) -> list[Verdict]:
     """Verdicts in the order of `made`, whose first is the original. `feeds`: rows of one request, for timing and for
-    the comparison of rows alone, in company and shuffled; `timed`: what to time with instead."""
+    the comparison of rows alone, in company and shuffled. `alone`: the one row to time with instead, of a model that
+    the fleet runs a row at a time; what rows do to each other does not speak against it then."""
     sessions = {form.name: session(form.path) for form in made if form.path}
-    times = _times(sessions, timed or feeds)
+    times = _times(sessions, alone or feeds)
     original = quality(sessions[made[0].name])
     verdicts = []
     for form in made:
@@ -116,7 +118,7 @@ def judge(
             loss=original - found,
             neighbours=neighbours(opened, feeds),
         )
-        verdicts.append(Verdict(**{**vars(verdict), "refused": _refusal(verdict, form is made[0], budget)}))
+        verdicts.append(Verdict(**{**vars(verdict), "refused": _refusal(verdict, form is made[0], budget, alone is None)}))
     return verdicts
 
 
@@ -158,10 +160,10 @@ def table(verdicts: Sequence[Verdict], chosen: Verdict) -> Iterator[str]:
         yield f"{v.form.name:14}{numbers}  {verdict}"
 
 
-def _refusal(verdict: Verdict, original: bool, budget: float) -> str:
+def _refusal(verdict: Verdict, original: bool, budget: float, shared: bool) -> str:
     if original:
         return ""
-    if verdict.neighbours > BATCH_TOLERANCE:
+    if shared and verdict.neighbours > BATCH_TOLERANCE:
         return f"a row moves by {verdict.neighbours:.1e} with its neighbours; at most {BATCH_TOLERANCE:.0e} may be"
     if verdict.loss > budget:
         return f"loses {verdict.loss:.4f}; the budget is {budget:.4f}"

@@ -83,6 +83,14 @@ def test_dynamic_int8_is_refused_because_rows_move_with_their_neighbours(network
     assert "with its neighbours" in dynamic.refused
 
 
+def test_dynamic_int8_is_served_where_rows_have_no_neighbours(network: Path, tmp_path: Path) -> None:
+    made = optimize.forms(network, tmp_path / "forms", [rows(64)])
+    judged = optimize.judge(made, rows(200), agreement(network), budget=1.0, alone=rows(1))
+    dynamic = next(v for v in judged if v.form.name == "int8-dynamic")
+    assert dynamic.neighbours > optimize.BATCH_TOLERANCE
+    assert not dynamic.refused or "as long as" in dynamic.refused
+
+
 def test_trees_have_nothing_to_gain_and_stay_as_they_are(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     data = random.normal(0, 1, (400, 3))

@@ -7,14 +7,15 @@ use endcap_types::DType;
 
 use crate::{
     Bundle, BundleError, EncoderSpec, FeatureSchema, RankerSpec,
-    onnx::{self, FLOAT, Graph, INT64, ValueInfo, type_name},
+    onnx::{self, FLOAT, Graph, INT64, Rows, ValueInfo, type_name},
 };
 
 pub(super) fn check(bundle: &Bundle, schema: &FeatureSchema) -> Result<(), BundleError> {
     let ranker = &bundle.spec().ranker;
-    check_ranker(&read(bundle, &ranker.file)?, ranker, schema)?;
+    check_ranker(&read(bundle, &ranker.file, Rows::OfMany)?, ranker, schema)?;
     if let Some(encoder) = &bundle.spec().encoder {
-        check_encoder(&read(bundle, &encoder.file)?, encoder)?;
+        // Workers run a text at a time.
+        check_encoder(&read(bundle, &encoder.file, Rows::OfOne)?, encoder)?;
     }
     Ok(())
 }
@@ -23,14 +24,14 @@ impl Bundle {
     /// Dimensions of an output of one of the ONNX files, by the graph's own account; `None` for a dynamic one. Nothing
     /// when the graph does not say.
     pub fn output_dims(&self, file: &str, name: &str) -> Result<Option<Vec<Option<i64>>>, BundleError> {
-        Ok(output(&read(self, file)?, file, name)?.dims())
+        Ok(output(&read(self, file, Rows::OfOne)?, file, name)?.dims())
     }
 }
 
-fn read(bundle: &Bundle, file: &str) -> Result<Graph, BundleError> {
+fn read(bundle: &Bundle, file: &str, rows: Rows) -> Result<Graph, BundleError> {
     let path = bundle.path(file);
     let bytes = std::fs::read(&path).map_err(BundleError::open(&path, file))?;
-    onnx::read(Bytes::from(bytes), file)
+    onnx::read(Bytes::from(bytes), file, rows)
 }
 
 /// Inputs that a caller must give: older files list their weights as inputs too.

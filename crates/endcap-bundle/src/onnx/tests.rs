@@ -225,11 +225,11 @@ const CASES: &[Case] = &[
         expected: &["ranker.onnx uses DynamicQuantizeLinear (node \"q\")", "quantize statically"],
     },
     Case {
-        name: "dynamic quantization in a branch of the encoder",
-        file: "encoder.onnx",
+        name: "dynamic quantization in a branch",
+        file: "ranker.onnx",
         damage: |m| graph(m).node.push(branch(dynamic())),
         variant: "DynamicQuantization",
-        expected: &["encoder.onnx"],
+        expected: &["ranker.onnx"],
     },
     Case {
         name: "dynamic quantization in a local function",
@@ -313,4 +313,15 @@ fn what_is_unusual_but_right_is_accepted() {
         fs::write(&path, model.encode_to_vec()).unwrap();
         bundle.check().unwrap();
     }
+}
+
+#[test]
+fn an_encoder_may_be_quantized_dynamically_as_it_runs_one_text_at_a_time() {
+    let (_folder, bundle) = sound();
+    let path = bundle.path("encoder.onnx");
+    let mut model = Model::decode(Bytes::from(fs::read(&path).unwrap())).unwrap();
+    graph(&mut model).node.push(dynamic());
+    model.functions.push(Function { node: vec![dynamic()] });
+    fs::write(&path, model.encode_to_vec()).unwrap();
+    bundle.check().unwrap();
 }

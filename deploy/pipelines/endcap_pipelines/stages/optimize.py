@@ -78,7 +78,7 @@ def _encoder(params: Params, prepared: Prepared, work: Path, original: Path) -> 
         ranked = [pools.answer(features, other, prepared.data.queries[i], rankers[fold]) for i, fold in folds.items()]
         return _ndcg(prepared, ranked)
 
-    # Queries come one at a time: that is what is timed.
+    # Workers run one query at a time.
     longest = _batch(prepared, [max(queries, key=len)])
     return optimize.judge(made, _batch(prepared, queries[:QUERIES]), quality, params.optimize.budget, longest)
 
