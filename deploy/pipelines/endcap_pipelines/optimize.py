@@ -10,7 +10,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -118,7 +118,8 @@ def judge(
             loss=original - found,
             neighbours=neighbours(opened, feeds),
         )
-        verdicts.append(Verdict(**{**vars(verdict), "refused": _refusal(verdict, form is made[0], budget, alone is None)}))
+        refused = _refusal(verdict, form is made[0], budget, alone is None)
+        verdicts.append(replace(verdict, refused=refused))
     return verdicts
 
 
