@@ -49,6 +49,9 @@ pub(crate) struct Signatures {
     encoder: Option<Signature>,
 }
 
+/// Texts in one raw call of the encoder, which runs them one after the other.
+const MOST_TEXTS: usize = 8;
+
 impl Signatures {
     pub(crate) fn read(
         bundle: &Bundle,
@@ -81,7 +84,7 @@ impl Signatures {
                 .into(),
             output: spec.output.clone(),
             output_shape: vec![-1, i64::try_from(spec.dim).unwrap_or(i64::MAX)],
-            max_rows: encoder.executor().max_batch_rows(),
+            max_rows: MOST_TEXTS,
         });
         Ok(Self { ranker, encoder })
     }
