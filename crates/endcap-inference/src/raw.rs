@@ -57,7 +57,6 @@ impl Signatures {
         bundle: &Bundle,
         binding: &Binding,
         ranker: &Executor,
-        encoder: Option<&Encoder>,
     ) -> Result<Self, LoadError> {
         let spec = bundle.spec();
         let inputs = binding.inputs.iter().map(|input| InputSignature {
@@ -74,7 +73,7 @@ impl Signatures {
             output_shape: if flat { vec![-1] } else { vec![-1, 1] },
             max_rows: ranker.max_batch_rows(),
         };
-        let encoder = spec.encoder.as_ref().zip(encoder).map(|(spec, encoder)| Signature {
+        let encoder = spec.encoder.as_ref().map(|spec| Signature {
             inputs: [&spec.input_ids, &spec.attention_mask]
                 .map(|name| InputSignature {
                     name: name.clone(),
