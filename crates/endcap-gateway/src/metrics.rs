@@ -178,10 +178,9 @@ impl Meters {
         if took.is_zero() {
             return;
         }
-        let stages = self.stages.get(
-            stage,
-            |stage| histogram!("endcap_stage_duration_seconds", "stage" => stage.as_str()),
-        );
+        let stages = self
+            .stages
+            .get(stage, |stage| histogram!("endcap_stage_duration_seconds", "stage" => stage.as_str()));
         stages.record(took.as_secs_f64());
     }
 }

@@ -53,11 +53,7 @@ pub(crate) struct Signatures {
 const MOST_TEXTS: usize = 8;
 
 impl Signatures {
-    pub(crate) fn read(
-        bundle: &Bundle,
-        binding: &Binding,
-        ranker: &Executor,
-    ) -> Result<Self, LoadError> {
+    pub(crate) fn read(bundle: &Bundle, binding: &Binding, ranker: &Executor) -> Result<Self, LoadError> {
         let spec = bundle.spec();
         let inputs = binding.inputs.iter().map(|input| InputSignature {
             name: input.name.clone(),

@@ -127,22 +127,23 @@ where
         let (traced, span) = layer.begin(rpc, &id, &traces::Headers(request.headers()));
 
         Box::pin(
-            traced.run(async move {
-                let outcome = layer.handle(inner, request).await;
-                let mut response = match outcome {
-                    Ok(response) => response,
-                    Err(error) => to_status(&error, &id).into_http(),
-                };
-                if let Ok(mut value) = HeaderValue::from_str(id.as_str()) {
-                    // Never the same twice: it would only push out of the connection's table what is.
-                    value.set_sensitive(true);
-                    response.headers_mut().insert(HEADER, value);
-                }
-                // Last, so that it counts what the caller saw, whoever decided it.
-                layer.record(rpc, code_of(&response), started);
-                Ok(response)
-            })
-            .instrument(span),
+            traced
+                .run(async move {
+                    let outcome = layer.handle(inner, request).await;
+                    let mut response = match outcome {
+                        Ok(response) => response,
+                        Err(error) => to_status(&error, &id).into_http(),
+                    };
+                    if let Ok(mut value) = HeaderValue::from_str(id.as_str()) {
+                        // Never the same twice: it would only push out of the connection's table what is.
+                        value.set_sensitive(true);
+                        response.headers_mut().insert(HEADER, value);
+                    }
+                    // Last, so that it counts what the caller saw, whoever decided it.
+                    layer.record(rpc, code_of(&response), started);
+                    Ok(response)
+                })
+                .instrument(span),
         )
     }
 }

@@ -116,10 +116,9 @@ impl CallMeters {
             counter!("endcap_requests_total", "service" => role, "rpc" => *rpc, "code" => *code)
         });
         requests.increment(1);
-        let histogram = self.took.get(
-            rpc,
-            |rpc| histogram!("endcap_request_duration_seconds", "service" => role, "rpc" => *rpc),
-        );
+        let histogram = self
+            .took
+            .get(rpc, |rpc| histogram!("endcap_request_duration_seconds", "service" => role, "rpc" => *rpc));
         histogram.record(took.as_secs_f64());
     }
 

@@ -48,7 +48,12 @@ fn ids(state: &mut u64, count: usize, below: u64) -> Vec<i64> {
     (0..count).map(|_| next() as i64).collect()
 }
 
-fn run_for(session: &mut Session, rows: usize, requests: &[Vec<i64>], duration: Duration) -> ort::Result<f64> {
+fn run_for(
+    session: &mut Session,
+    rows: usize,
+    requests: &[Vec<i64>],
+    duration: Duration,
+) -> ort::Result<f64> {
     let dense: Vec<f32> = (0..rows * DENSE).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect();
     let started = Instant::now();
     let mut runs = 0;
