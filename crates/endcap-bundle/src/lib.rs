@@ -6,6 +6,7 @@
 
 mod archive;
 mod assemble;
+mod background;
 mod bundle;
 mod check;
 mod digest;
@@ -22,6 +23,7 @@ pub mod test_util;
 
 pub use archive::{MAX_BUNDLE_BYTES, PackedFile, pack, unpack, unpack_within};
 pub use assemble::{PackOptions, Progress, assemble};
+pub use background::{background, in_background};
 pub use bundle::{Bundle, Parts};
 pub use error::BundleError;
 pub use items::{Column, ItemTable, Vectors};

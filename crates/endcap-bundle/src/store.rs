@@ -18,7 +18,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, pat
 pub(crate) use self::cache::InUse;
 pub use self::s3::S3Options;
 use self::{cache::Cache, s3::Bucket};
-use crate::{Bundle, BundleError, Parts, manifest::MANIFEST};
+use crate::{Bundle, BundleError, Parts, background, manifest::MANIFEST};
 
 /// Bundles by digest. `bundle.json` is written last and deleted first: a bundle without it does not exist. What lies
 /// there without it is of an upload that goes on or was cut off, and the next one of the same bundle writes it again.
@@ -178,8 +178,7 @@ impl BundleStore {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BundleError> + Send + 'static,
 ) -> Result<T, BundleError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| BundleError::TaskEnded { detail: error.to_string() })?
+    background(work).await.map_err(|error| BundleError::TaskEnded { detail: error.to_string() })?
 }
 
 fn object_path(digest: Digest, file: &str) -> ObjectPath {

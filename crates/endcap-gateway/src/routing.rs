@@ -7,7 +7,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use endcap_bundle::{Bundle, BundleError, BundleStore, ModelSpec};
+use endcap_bundle::{Bundle, BundleError, BundleStore, ModelSpec, background};
 use endcap_coordination::Entries;
 use endcap_fleet::{
     FleetView, Key, Keys, MemberRecord, ReadyRecord, Record, RolloutRecord, RoutingSnapshot, VersionRecord,
@@ -160,7 +160,7 @@ async fn fetch(store: Arc<BundleStore>, digest: Digest) -> (Digest, Result<Parts
 async fn fetch_parts(store: &BundleStore, digest: Digest) -> Result<Parts, BundleError> {
     let bundle = store.fetch(digest, endcap_bundle::Parts::Gateway).await?;
     // A popularity list can be long; reading it must not hold up requests.
-    let read = tokio::task::spawn_blocking(move || Parts::read(&bundle));
+    let read = background(move || Parts::read(&bundle));
     let ended = |error: tokio::task::JoinError| BundleError::TaskEnded { detail: error.to_string() };
     read.await.map_err(ended)?
 }

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use endcap_bundle::EncoderSpec;
+use endcap_bundle::{EncoderSpec, in_background};
 use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::{
-    Executor, ExecutorOptions, InferError, LoadError, Runtime, Tensor, TensorData, thread::in_background,
-    version::ModelOptions,
+    Executor, ExecutorOptions, InferError, LoadError, Runtime, Tensor, TensorData, version::ModelOptions,
 };
 
 /// Turns a text into a vector of unit length.

@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use endcap_bundle::in_background;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
@@ -103,7 +104,7 @@ type Answer = oneshot::Receiver<Result<Ran, InferError>>;
 impl Executor {
     /// Makes the sessions, one after another and in the background, and their threads. Blocking.
     pub fn start(runtime: &Runtime, path: &Path, options: ExecutorOptions) -> Result<Self, LoadError> {
-        let lanes = thread::in_background(|| {
+        let lanes = in_background(|| {
             let lane = |id| Ok(Lane::new(id, runtime.session(path, &options.file)?, options.inputs.len()));
             (0..options.threads.max(1)).map(lane).collect::<Result<Vec<_>, LoadError>>()
         })?;

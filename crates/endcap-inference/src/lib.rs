@@ -34,5 +34,4 @@ pub use raw::{InputSignature, Part, Signature, Width};
 pub use runtime::{DeviceChoice, Runtime, RuntimeOptions};
 pub use shard::{Listed, ShardTable};
 pub use statistics::{Statistics, Sum};
-pub use thread::in_background;
 pub use version::{ModelOptions, Ranked, VersionModel};

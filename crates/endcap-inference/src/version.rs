@@ -5,13 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use endcap_bundle::{Bundle, GoldenRequest, ItemTable, Precision};
+use endcap_bundle::{Bundle, GoldenRequest, ItemTable, Precision, in_background};
 use endcap_types::{DType, FeatureName, FeatureValue};
 
 use crate::{
     Encoder, Executor, ExecutorOptions, GoldenMismatch, InferError, LoadError, QueryFeatures, Runtime,
     ShardTable, Tensor, TensorData, binding::Binding, golden, index::VectorOptions, raw::Signatures,
-    thread::in_background,
 };
 
 /// How a version's models are run.

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use endcap_bundle::{Bundle, BundleStore, Parts, unpack};
+use endcap_bundle::{Bundle, BundleStore, Parts, background, unpack};
 use endcap_fleet::{Action, ModelView, VersionRecord, VersionState};
 use endcap_proto::pb::{self, register_version_request::Part};
 use endcap_service::status::from_status;
@@ -196,6 +196,5 @@ impl Register {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RegistryError> + Send + 'static,
 ) -> Result<T, RegistryError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| RegistryError::Ended { detail: error.to_string() })?
+    background(work).await.map_err(|error| RegistryError::Ended { detail: error.to_string() })?
 }

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use endcap_bundle::{Bundle, BundleError, BundleStore, Parts};
-use endcap_inference::{LoadError, ModelOptions, Runtime, ShardTable, VersionModel, in_background};
+use endcap_bundle::{Bundle, BundleError, BundleStore, Parts, in_background};
+use endcap_inference::{LoadError, ModelOptions, Runtime, ShardTable, VersionModel};
 use endcap_types::{Coded, ErrorCode, ShardIndex, VersionPin};
 use thiserror::Error;
 
