@@ -95,7 +95,10 @@ impl Recorder {
                 }
             }
             Answer::Failed { code } => {
-                self.rejected.saturating_record(micros(times.latency));
+                // One that ran out of time took what it had.
+                if *code != tonic::Code::DeadlineExceeded {
+                    self.rejected.saturating_record(micros(times.latency));
+                }
                 *self.errors.entry(code_name(*code)).or_default() += 1;
             }
         }

@@ -69,7 +69,7 @@ pub struct Step {
     pub errors: BTreeMap<String, u64>,
     /// Of good answers.
     pub latency_us: Latency,
-    /// Of the others: how fast a refusal is.
+    /// Of the others, but for those that ran out of time: how fast a refusal is.
     pub error_latency_us: Latency,
     /// How late this process was to send: what a slow load generator adds to the latencies.
     pub send_lag_us: Latency,
