@@ -8,10 +8,11 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fleet import Fleet, Programs, Sizes, bench, recommend, time_text
+from fleet import MODEL, Fleet, Programs, Sizes, bench, recommend, time_text
 from machine import ROOT, NotRun, describe, split_cores
 
 CANDIDATES = "200"
@@ -19,6 +20,8 @@ CANDIDATES = "200"
 NORMAL = 0.99
 # Of the peak: a load that a healthy fleet carries easily.
 STEADY = 0.5
+# Seconds that a swap may take to load.
+LOADING = 3.0
 
 
 @dataclass
@@ -97,31 +100,34 @@ def recovery(step: dict, ended: float) -> str:
 
 @dataclass
 class Phases:
-    """What the operator did when, in seconds since 1970."""
+    """What the operator did when, in seconds since 1970: of each kind, every time that it was done."""
 
-    marks: list[tuple[str, float, float]] = field(default_factory=list)
+    marks: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
-    def run(self, name: str, work) -> None:  # noqa: ANN001
+    def run(self, kind: str, work: Callable[[], object]) -> None:
         started = time.time()
         work()
-        self.marks.append((name, started, time.time()))
+        self.marks.setdefault(kind, []).append((started, time.time()))
 
 
-def swap(scene: Scene, seconds: float, bundles: list[Path]) -> list[str]:
-    """Registers, validates and promotes the second version under load, and then as many as make the first one go."""
+def swap(scene: Scene, seconds: float, bundles: list[Path], again: int) -> list[str]:
+    """Releases the other versions under load, and then all of them in turn: only `stable` and `last_good` stay loaded, so
+    each of those swaps loads one and unloads another."""
     rate = scene.peak * 0.7
     phases, outcome = Phases(), {}
-    rest = seconds / 4
+    steady, rest = seconds / 2, seconds / 16
+    swaps = len(bundles) - 1 + again
 
     def operate() -> None:
-        time.sleep(rest)
+        phases.run("steady", lambda: time.sleep(steady))
         for number, bundle in enumerate(bundles[1:], start=2):
-            phases.run(f"load {number}", lambda b=bundle: scene.fleet.model("register", str(b), "--validate"))
-            phases.run(
-                f"flip to {number}", lambda n=number: scene.fleet.model("promote", "bench-ranker", str(n))
-            )
-            after = f"after flip to {number}" + (f", {number - 2} is unloaded" if number > 2 else "")
-            phases.run(after, lambda: time.sleep(rest))
+            phases.run("register and validate", lambda b=bundle: scene.fleet.model("register", str(b), "--validate"))
+            phases.run("flip", lambda n=number: scene.fleet.model("promote", MODEL, str(n)))
+            phases.run("after a flip", lambda: time.sleep(rest))
+        for number in (1 + i % len(bundles) for i in range(again)):
+            phases.run("load", lambda n=number: scene.fleet.model("validate", MODEL, str(n)))
+            phases.run("flip", lambda n=number: scene.fleet.model("promote", MODEL, str(n)))
+            phases.run("after a flip, unloading", lambda: time.sleep(rest))
 
     def guarded() -> None:
         try:
@@ -131,34 +137,35 @@ def swap(scene: Scene, seconds: float, bundles: list[Path]) -> list[str]:
 
     operator = threading.Thread(target=guarded)
     operator.start()
-    step = scene.open(rate, seconds * len(bundles), window="50ms")
+    step = scene.open(rate, steady + swaps * (rest + LOADING), window="50ms")
     operator.join()
     if "failed" in outcome:
         raise NotRun(outcome["failed"])
     started = step["started_unix_ms"] / 1000
-    marks = [("steady", started, started + rest), *phases.marks]
-    base = percentile(inside(step, 0, rest), 0.99)
     lines = [
         f"{rate:.0f} requests a second, 70 % of the peak of {scene.peak:.0f}. Errors: {step['errors'] or 'none'}. "
         f"Rungs: {step['rungs']}.",
         "",
-        "| phase | took | requests | in deadline | p99 | of steady |",
-        "|---|---|---|---|---|---|",
+        "| phase | times | took | requests | in deadline | p99 | of steady |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name, begin, end in marks:
-        windows = inside(step, begin - started, end - started)
-        lines.append(phase_row(name, end - begin, windows, base))
+    base = None
+    for kind, marks in phases.marks.items():
+        windows = [window for begin, end in marks for window in inside(step, begin - started, end - started)]
+        base = base or percentile(windows, 0.99)
+        lines.append(phase_row(kind, [end - begin for begin, end in marks], windows, base))
     return lines
 
 
-def phase_row(name: str, took: float, windows: list[dict], base: int | None) -> str:
+def phase_row(kind: str, took: list[float], windows: list[dict], base: int | None) -> str:
     offered = sum(window["offered"] for window in windows)
     good = sum(window["in_deadline"] for window in windows)
     p99 = percentile(windows, 0.99)
+    head = f"| {kind} | {len(took)} | {sum(took) / len(took):.2f} s | {offered} "
     if p99 is None or not offered:
-        return f"| {name} | {took:.2f} s | {offered} | not run: no request was answered in it | | |"
+        return head + "| not run: no request was answered in it | | |"
     relative = f"{p99 / base:.2f}" if base else "no steady figure"
-    return f"| {name} | {took:.2f} s | {offered} | {good / offered:.2%} | {p99 / 1000:.1f} ms | {relative} |"
+    return head + f"| {good / offered:.2%} | {p99 / 1000:.1f} ms | {relative} |"
 
 
 def inside(step: dict, begin: float, end: float, length: float = 0.05) -> list[dict]:
@@ -186,6 +193,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
     parser.add_argument("--deadline", default="200ms", help="of each request")
     parser.add_argument("--factors", type=float, nargs="+", default=[2.0, 5.0], help="of the peak, for overload")
+    parser.add_argument("--again", type=int, default=9, help="swaps after the first ones, for swap")
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--table-rows", type=int, default=20_000)
     parser.add_argument("--report", type=Path, help="default: target/bench/SCENARIO.md")
@@ -204,7 +212,7 @@ def main() -> None:
             if arguments.scenario == "overload":
                 lines = overload(scene, arguments.factors, arguments.seconds)
             else:
-                lines = swap(scene, arguments.seconds, bundles)
+                lines = swap(scene, arguments.seconds, bundles, arguments.again)
     except NotRun as reason:
         sys.exit(f"stress.py {arguments.scenario}: {reason}")
     head = [f"# {arguments.scenario.capitalize()}", "", *(f"- {name}: {value}" for name, value in machine.items())]
