@@ -70,7 +70,6 @@ fn only_coordination_names_etcd_client() {
 #[test]
 fn only_service_names_opentelemetry() {
     assert_eq!(users_of("opentelemetry"), ["endcap-service"]);
-    assert_eq!(users_of("tracing-opentelemetry"), ["endcap-service"]);
 }
 
 #[test]

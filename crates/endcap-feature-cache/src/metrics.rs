@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use endcap_service::metrics::Handles;
 use endcap_types::{Metric, Namespace};
+use metrics::{Counter, Histogram, counter, histogram};
 
 /// Declared here, listed in `deploy/prometheus/METRICS.md`.
 pub const METRICS: &[Metric] = &[
@@ -19,13 +21,32 @@ pub const METRICS: &[Metric] = &[
     ),
 ];
 
-/// A group was read at this age.
-pub(crate) fn hit(namespace: Namespace, age: Duration) {
-    let namespace = namespace.as_str();
-    metrics::counter!("endcap_feature_cache_hits_total", "namespace" => namespace).increment(1);
-    metrics::histogram!("endcap_feature_age_seconds", "namespace" => namespace).record(age.as_secs_f64());
+/// What is counted of every group that is asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Meters {
+    hits: Handles<Namespace, (Counter, Histogram)>,
+    misses: Handles<Namespace, Counter>,
 }
 
-pub(crate) fn miss(namespace: Namespace) {
-    metrics::counter!("endcap_feature_cache_misses_total", "namespace" => namespace.as_str()).increment(1);
+impl Meters {
+    /// A group was read at this age.
+    pub(crate) fn hit(&self, namespace: Namespace, age: Duration) {
+        let (hits, ages) = self.hits.get(namespace, |namespace| {
+            let namespace = namespace.as_str();
+            (
+                counter!("endcap_feature_cache_hits_total", "namespace" => namespace),
+                histogram!("endcap_feature_age_seconds", "namespace" => namespace),
+            )
+        });
+        hits.increment(1);
+        ages.record(age.as_secs_f64());
+    }
+
+    pub(crate) fn miss(&self, namespace: Namespace) {
+        let misses = self.misses.get(
+            namespace,
+            |namespace| counter!("endcap_feature_cache_misses_total", "namespace" => namespace.as_str()),
+        );
+        misses.increment(1);
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 use endcap_types::{FeatureName, FeatureValue, Namespace};
 use moka::{Expiry, ops::compute::Op, sync::Cache};
 
-use crate::{metrics, request::Put};
+use crate::{metrics::Meters, request::Put};
 
 /// Values by feature.
 pub(crate) type Group = BTreeMap<FeatureName, FeatureValue>;
@@ -41,6 +41,7 @@ struct Entry {
 pub(crate) struct Store {
     entries: Cache<Key, Entry>,
     default_ttl: Duration,
+    meters: Meters,
 }
 
 /// Each entry says itself how long it lives.
@@ -64,16 +65,17 @@ impl Expiry<Key, Entry> for OwnTtl {
 
 impl Store {
     pub(crate) fn new(max_entries: u64, default_ttl: Duration) -> Self {
-        Self { entries: Cache::builder().max_capacity(max_entries).expire_after(OwnTtl).build(), default_ttl }
+        let entries = Cache::builder().max_capacity(max_entries).expire_after(OwnTtl).build();
+        Self { entries, default_ttl, meters: Meters::default() }
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Stored> {
         let Some(entry) = self.entries.get(key) else {
-            metrics::miss(key.namespace);
+            self.meters.miss(key.namespace);
             return None;
         };
         let age = entry.written.elapsed();
-        metrics::hit(key.namespace, age);
+        self.meters.hit(key.namespace, age);
         Some(Stored { values: entry.values, age, ttl_left: entry.ttl.saturating_sub(age) })
     }
 

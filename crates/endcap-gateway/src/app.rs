@@ -22,7 +22,7 @@ use crate::{
     features::Features,
     forecast::Forecast,
     grpc::RecommendGrpc,
-    metrics,
+    metrics::{self, Meters},
     recommend::Recommend,
     replicas::{Load, probe},
     routed::RoutedGrpc,
@@ -139,6 +139,7 @@ fn compose(config: RecommendConfig, remote: Arc<Remote>, load: Arc<Load>, routin
         config,
         routing,
         forecast: Forecast::default(),
+        meters: Meters::default(),
     }
 }
 

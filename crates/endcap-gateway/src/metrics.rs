@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use endcap_types::{Metric, Quality};
-use metrics::{counter, gauge, histogram};
+use endcap_service::metrics::Handles;
+use endcap_types::{Arm, Metric, ModelName, Quality, Rung, Version};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 
 /// Declared here, listed in `deploy/prometheus/METRICS.md`.
 pub const METRICS: &[Metric] = &[
@@ -66,7 +67,7 @@ pub const METRICS: &[Metric] = &[
 ];
 
 /// The parts of a request that are timed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Stage {
     Plan,
     Features,
@@ -137,29 +138,51 @@ pub(crate) fn snapshot_age(age: Duration) {
     gauge!("endcap_routing_snapshot_age_seconds").set(age.as_secs_f64());
 }
 
-pub(crate) fn answered(quality: &Quality) {
-    let model = quality.pin.model.to_string();
-    counter!(
-        "endcap_answers_total",
-        "model" => model.clone(),
-        "version" => quality.pin.version.to_string(),
-        "arm" => quality.arm.as_str(),
-        "rung" => quality.rung.as_str(),
-    )
-    .increment(1);
-    for reason in &quality.reasons {
-        counter!("endcap_degradations_total", "model" => model.clone(), "reason" => reason.as_str())
-            .increment(1);
-    }
-    histogram!("endcap_coverage_ratio", "model" => model).record(quality.coverage.ratio());
+/// What is counted of every answer.
+#[derive(Debug, Default)]
+pub(crate) struct Meters {
+    answers: Handles<(ModelName, Version, Arm, Rung), Counter>,
+    coverage: Handles<ModelName, Histogram>,
+    stages: Handles<Stage, Histogram>,
 }
 
-/// A stage that was skipped is no sample of how long it takes.
-pub(crate) fn stage(stage: Stage, took: Duration) {
-    if took.is_zero() {
-        return;
+impl Meters {
+    pub(crate) fn answered(&self, quality: &Quality) {
+        let pin = &quality.pin;
+        let answers = self.answers.get(
+            (pin.model.clone(), pin.version, quality.arm, quality.rung),
+            |(model, version, arm, rung)| {
+                counter!(
+                    "endcap_answers_total",
+                    "model" => model.to_string(),
+                    "version" => version.to_string(),
+                    "arm" => arm.as_str(),
+                    "rung" => rung.as_str(),
+                )
+            },
+        );
+        answers.increment(1);
+        for reason in &quality.reasons {
+            let model = pin.model.to_string();
+            counter!("endcap_degradations_total", "model" => model, "reason" => reason.as_str()).increment(1);
+        }
+        let coverage = self.coverage.get(
+            pin.model.clone(),
+            |model| histogram!("endcap_coverage_ratio", "model" => model.to_string()),
+        );
+        coverage.record(quality.coverage.ratio());
     }
-    histogram!("endcap_stage_duration_seconds", "stage" => stage.as_str()).record(took.as_secs_f64());
+
+    /// A stage that was skipped is no sample of how long it takes.
+    pub(crate) fn stage(&self, stage: Stage, took: Duration) {
+        if took.is_zero() {
+            return;
+        }
+        let stages = self
+            .stages
+            .get(stage, |stage| histogram!("endcap_stage_duration_seconds", "stage" => stage.as_str()));
+        stages.record(took.as_secs_f64());
+    }
 }
 
 /// A worker is left alone for a while.

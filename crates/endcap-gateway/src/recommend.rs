@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use endcap_fleet::Route;
 use endcap_ranking::{Estimates, fallback, plan};
+use endcap_service::traces::stage;
 use endcap_types::{
     DegradationReason, FeatureName, FeatureValue, Quality, Rung, ShardOutcome, StageTiming, Violations,
 };
 use tokio::time::Instant;
-use tracing::{Instrument as _, field::Empty};
 
 use crate::{
     answer::{Answer, Item},
@@ -18,7 +18,7 @@ use crate::{
     features::Features,
     forecast::Forecast,
     gather::{self, Outcome, gather},
-    metrics::{self, Stage},
+    metrics::{self, Meters, Stage},
     placement::{Placed, place},
     ports::{Call, Question},
     replicas::Fault,
@@ -37,6 +37,7 @@ pub(crate) struct Recommend {
     pub(crate) encoder: Encoder,
     pub(crate) scatter: Scatter,
     pub(crate) forecast: Forecast,
+    pub(crate) meters: Meters,
 }
 
 /// A request that has been placed and checked.
@@ -50,11 +51,11 @@ struct Placement<'a> {
 impl Recommend {
     /// Answers within the call's deadline. A request that can be answered at all is, with a truthful rung.
     pub(crate) async fn run(&self, asked: Asked, call: &Call) -> Result<Answer, RecommendError> {
-        let span = tracing::info_span!("recommend", version = Empty, arm = Empty, rung = Empty);
-        let answer = self.answer(asked, call).instrument(span.clone()).await?;
-        span.record("version", answer.quality.pin.version.get());
-        span.record("arm", answer.quality.arm.as_str());
-        span.record("rung", answer.quality.rung.as_str());
+        let mut stage = stage("recommend");
+        let answer = stage.run(self.answer(asked, call)).await?;
+        stage.note("version", answer.quality.pin.version.get());
+        stage.note("arm", answer.quality.arm.as_str());
+        stage.note("rung", answer.quality.rung.as_str());
         Ok(answer)
     }
 
@@ -65,16 +66,15 @@ impl Recommend {
         }
         let routes = self.routing.load();
         let model = asked.model.as_ref().unwrap_or(&self.config.default_model);
-        let (placed, context) = tracing::info_span!("plan").in_scope(|| {
-            let placed = place(&routes, model, &asked)?;
-            let context = placed.check(&asked)?;
-            Ok::<_, RecommendError>((placed, context))
-        })?;
+        let planning = stage("plan");
+        let placed = place(&routes, model, &asked)?;
+        let context = placed.check(&asked)?;
         let reserve = self.config.answer_reserve;
         let kind = (placed.pin.digest, asked.is_rerank());
         let remaining = call.deadline.remaining();
         let full = self.forecast.full(kind, remaining.saturating_sub(reserve));
         let rung = plan(remaining, Estimates { full, reserve });
+        drop(planning);
         let mut timing = StageTiming { plan_us: micros(started.elapsed()), ..StageTiming::default() };
 
         // Every wait ends here, so that the answer leaves before the deadline.
@@ -93,14 +93,16 @@ impl Recommend {
             }
         };
         let merging = Instant::now();
-        let mut answer = tracing::info_span!("finish").in_scope(|| finish(&asked, &placed, outcome))?;
+        let finishing = stage("finish");
+        let mut answer = finish(&asked, &placed, outcome)?;
+        drop(finishing);
         timing.merge_us += micros(merging.elapsed());
         timing.total_us = micros(started.elapsed());
         if answer.quality.rung == Rung::Full && answer.quality.coverage.shards_timed_out == 0 {
             self.forecast.took(kind, started.elapsed());
         }
         answer.quality.timing = timing;
-        observe(&answer.quality, call);
+        self.observe(&answer.quality, call);
         Ok(answer)
     }
 
@@ -113,9 +115,9 @@ impl Recommend {
         timing: &mut StageTiming,
     ) -> Result<Outcome, RecommendError> {
         let Placement { asked, placed, routes, context } = placement;
-        let features = timed(self.features.fetch(&placed.parts, &routes.feature_caches, asked, call))
-            .instrument(tracing::info_span!("features"));
-        let vector = timed(self.vector(asked, placed, route, call)).instrument(tracing::info_span!("encode"));
+        let features =
+            timed("features", self.features.fetch(&placed.parts, &routes.feature_caches, asked, call));
+        let vector = timed("encode", self.vector(asked, placed, route, call));
         let (((mut features, missing), features_us), (vector, encode_us)) = tokio::join!(features, vector);
         (timing.features_us, timing.encode_us) = (features_us, encode_us);
         let mut reasons: BTreeSet<_> = missing.into_iter().collect();
@@ -142,8 +144,7 @@ impl Recommend {
             features,
             fields: asked.fields.clone(),
         };
-        let asking = timed(self.ask(placement, route, &question, call));
-        let (heard, scatter_us) = asking.instrument(tracing::info_span!("scatter")).await;
+        let (heard, scatter_us) = timed("scatter", self.ask(placement, route, &question, call)).await;
         let Heard { parts, replies, reasons: mut also } = heard;
         reasons.append(&mut also);
         timing.scatter_us = scatter_us;
@@ -157,7 +158,9 @@ impl Recommend {
             }
         }
         let merging = Instant::now();
-        let mut outcome = tracing::info_span!("merge").in_scope(|| gather(asked, placed, &parts, replies));
+        let stage = stage("merge");
+        let mut outcome = gather(asked, placed, &parts, replies);
+        drop(stage);
         timing.merge_us = micros(merging.elapsed());
         outcome.reasons.append(&mut reasons);
         Ok(outcome)
@@ -193,6 +196,24 @@ impl Recommend {
         let share = if placed.does_without_vector(asked) { remaining / 2 } else { remaining };
         let call = call.until(call.deadline.within(share));
         self.encoder.vector(route, dim, &asked.query, &call).await
+    }
+
+    fn observe(&self, quality: &Quality, call: &Call) {
+        self.meters.answered(quality);
+        let timing = &quality.timing;
+        let stages = [
+            (Stage::Plan, timing.plan_us),
+            (Stage::Features, timing.features_us),
+            (Stage::Encode, timing.encode_us),
+            (Stage::Scatter, timing.scatter_us),
+            (Stage::Merge, timing.merge_us),
+        ];
+        for (stage, took) in stages {
+            self.meters.stage(stage, Duration::from_micros(took));
+        }
+        if call.deadline.is_expired() {
+            metrics::late();
+        }
     }
 }
 
@@ -246,27 +267,9 @@ fn popular(asked: &Asked, placed: &Placed, unknown: &[String]) -> Vec<Item> {
     shown.into_iter().map(Item::unscored).collect()
 }
 
-fn observe(quality: &Quality, call: &Call) {
-    metrics::answered(quality);
-    let timing = &quality.timing;
-    let stages = [
-        (Stage::Plan, timing.plan_us),
-        (Stage::Features, timing.features_us),
-        (Stage::Encode, timing.encode_us),
-        (Stage::Scatter, timing.scatter_us),
-        (Stage::Merge, timing.merge_us),
-    ];
-    for (stage, took) in stages {
-        metrics::stage(stage, Duration::from_micros(took));
-    }
-    if call.deadline.is_expired() {
-        metrics::late();
-    }
-}
-
-async fn timed<T>(work: impl Future<Output = T>) -> (T, u64) {
+async fn timed<T>(name: &'static str, work: impl Future<Output = T>) -> (T, u64) {
     let started = Instant::now();
-    let done = work.await;
+    let done = stage(name).run(work).await;
     (done, micros(started.elapsed()))
 }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use endcap_fleet::{Replica, Route};
+use endcap_service::traces::stage;
 use endcap_types::{ShardIndex, ShardOutcome};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::Instant;
-use tracing::Instrument as _;
 
 use crate::{
     metrics,
@@ -101,17 +101,11 @@ impl Scatter {
             Work::List { .. } => Kind::List(part.shard),
         };
         let wanted = Wanted { pin: &question.pin, kind };
-        let answer = self
-            .load
-            .ask(&replicas, wanted, call, |replica, call| {
-                self.client.score(&replica.endpoint, question, part, call)
-            })
-            .instrument(tracing::info_span!(
-                "shard",
-                shard = part.shard,
-                version = question.pin.version.get()
-            ))
-            .await;
+        let asking = self.load.ask(&replicas, wanted, call, |replica, call| {
+            self.client.score(&replica.endpoint, question, part, call)
+        });
+        let stage = stage("shard").with("shard", part.shard).with("version", question.pin.version.get());
+        let answer = stage.run(asking).await;
         ShardReply { shard: part.shard, answer }
     }
 }

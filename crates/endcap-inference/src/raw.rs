@@ -53,12 +53,7 @@ pub(crate) struct Signatures {
 const MOST_TEXTS: usize = 8;
 
 impl Signatures {
-    pub(crate) fn read(
-        bundle: &Bundle,
-        binding: &Binding,
-        ranker: &Executor,
-        encoder: Option<&Encoder>,
-    ) -> Result<Self, LoadError> {
+    pub(crate) fn read(bundle: &Bundle, binding: &Binding, ranker: &Executor) -> Result<Self, LoadError> {
         let spec = bundle.spec();
         let inputs = binding.inputs.iter().map(|input| InputSignature {
             name: input.name.clone(),
@@ -74,7 +69,7 @@ impl Signatures {
             output_shape: if flat { vec![-1] } else { vec![-1, 1] },
             max_rows: ranker.max_batch_rows(),
         };
-        let encoder = spec.encoder.as_ref().zip(encoder).map(|(spec, encoder)| Signature {
+        let encoder = spec.encoder.as_ref().map(|spec| Signature {
             inputs: [&spec.input_ids, &spec.attention_mask]
                 .map(|name| InputSignature {
                     name: name.clone(),

@@ -88,7 +88,7 @@ impl VersionModel {
         )?;
         let encoder = spec.encoder.as_ref().map(|spec| Encoder::load(runtime, bundle.dir(), spec, options));
         let encoder = encoder.transpose()?;
-        let signatures = Signatures::read(bundle, &binding, &ranker, encoder.as_ref())?;
+        let signatures = Signatures::read(bundle, &binding, &ranker)?;
         let files = spec.encoder.iter().map(|encoder| &encoder.file).chain([&spec.ranker.file]);
         let sizes = files.filter_map(|file| bundle.manifest().files.get(file)).map(|entry| entry.size);
         let memory_bytes = sizes.sum::<u64>() * options.threads.max(1) as u64;

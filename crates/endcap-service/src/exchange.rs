@@ -171,7 +171,7 @@ async fn call<S: ShardService>(
         Some(Call::Encode(_)) => "Encode",
         _ => "Score",
     };
-    let span = calls.span(rpc, &id, &traces::Line(frame.traceparent));
+    let (traced, span) = calls.begin(rpc, &id, &traces::Line(frame.traceparent));
     let deadline = before_caller(Duration::from_micros(frame.remaining_us));
     let work = async {
         match frame.call {
@@ -192,7 +192,7 @@ async fn call<S: ShardService>(
         calls.record(rpc, outcome.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
         outcome
     };
-    let outcome = guarded.instrument(span).await;
+    let outcome = traced.run(guarded).instrument(span).await;
     fitting(outcome.unwrap_or_else(|status| Reply::Error(to_call_error(&status))), &id)
 }
 

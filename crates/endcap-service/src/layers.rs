@@ -17,17 +17,17 @@ use thiserror::Error;
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
-use tracing::{Instrument as _, Span, field::Empty};
+use tracing::{Instrument as _, Span};
 
 use crate::{
     Deadline, RequestId,
     deadline::parse_grpc_timeout,
     exchange::Calls,
     limit::Limit,
-    metrics::{self, InFlight},
+    metrics::{self, CallMeters},
     request_id::HEADER,
     status::to_status,
-    traces,
+    traces::{self, Traced},
 };
 
 /// tonic's client and server apply `grpc-timeout` too, outside this stack, and say CANCELLED. Ending a tenth earlier,
@@ -71,11 +71,12 @@ pub struct InFlightLimit(pub usize);
 pub(crate) struct CallLayer {
     role: &'static str,
     limit: Arc<Limit>,
+    meters: Arc<CallMeters>,
 }
 
 impl CallLayer {
     pub(crate) fn new(role: &'static str, max_in_flight: usize) -> Self {
-        Self { role, limit: Arc::new(Limit::new(max_in_flight)) }
+        Self { role, limit: Arc::new(Limit::new(max_in_flight)), meters: Arc::new(CallMeters::new(role)) }
     }
 }
 
@@ -123,26 +124,26 @@ where
         request.extensions_mut().insert(Calls(layer.clone()));
         request.extensions_mut().insert(InFlightLimit(layer.limit.now()));
         let rpc = rpc_name(request.uri().path());
-        // One span per call; handlers and use cases add theirs inside.
-        let span = layer.span(rpc, &id, &traces::Headers(request.headers()));
+        let (traced, span) = layer.begin(rpc, &id, &traces::Headers(request.headers()));
 
         Box::pin(
-            async move {
-                let outcome = layer.handle(inner, request).await;
-                let mut response = match outcome {
-                    Ok(response) => response,
-                    Err(error) => to_status(&error, &id).into_http(),
-                };
-                if let Ok(mut value) = HeaderValue::from_str(id.as_str()) {
-                    // Never the same twice: it would only push out of the connection's table what is.
-                    value.set_sensitive(true);
-                    response.headers_mut().insert(HEADER, value);
-                }
-                // Last, so that it counts what the caller saw, whoever decided it.
-                layer.record(rpc, code_of(&response), started);
-                Ok(response)
-            }
-            .instrument(span),
+            traced
+                .run(async move {
+                    let outcome = layer.handle(inner, request).await;
+                    let mut response = match outcome {
+                        Ok(response) => response,
+                        Err(error) => to_status(&error, &id).into_http(),
+                    };
+                    if let Ok(mut value) = HeaderValue::from_str(id.as_str()) {
+                        // Never the same twice: it would only push out of the connection's table what is.
+                        value.set_sensitive(true);
+                        response.headers_mut().insert(HEADER, value);
+                    }
+                    // Last, so that it counts what the caller saw, whoever decided it.
+                    layer.record(rpc, code_of(&response), started);
+                    Ok(response)
+                })
+                .instrument(span),
         )
     }
 }
@@ -195,7 +196,7 @@ impl CallLayer {
             metrics::rejected(self.role, "in_flight");
             CallError::Full { in_flight }
         })?;
-        let _counted = InFlight::enter(self.role);
+        let _counted = self.meters.enter();
         // Innermost: a fault of one call must not take the connection, with everyone else's calls, down.
         let guarded = AssertUnwindSafe(work)
             .catch_unwind()
@@ -217,27 +218,26 @@ impl CallLayer {
         outcome
     }
 
-    /// Of the highest level, so that lines of every level carry the ids.
-    pub(crate) fn span(&self, rpc: &'static str, id: &RequestId, caller: &dyn Extractor) -> Span {
+    /// A call's place in its trace, and what its log lines say of it.
+    pub(crate) fn begin(&self, rpc: &'static str, id: &RequestId, caller: &dyn Extractor) -> (Traced, Span) {
         let role = self.role;
+        let traced = Traced::begin(role, rpc, id, caller);
+        // Of the highest level, so that lines of every level carry the ids.
         let span = tracing::error_span!(
             "rpc",
             rpc.service = role,
-            rpc.method = %rpc,
-            request.id = %id,
-            trace.id = Empty
+            rpc.method = rpc,
+            request.id = id.as_str(),
+            trace.id = traced.trace().map(tracing::field::display)
         );
-        if let Some(trace) = traces::accept(&span, caller) {
-            span.record("trace.id", tracing::field::display(trace));
-        }
-        span
+        (traced, span)
     }
 
-    /// Counts a call under what its caller sees. Within the call's span.
+    /// Counts a call under what its caller sees. Within the call.
     pub(crate) fn record(&self, rpc: &'static str, code: Code, started: Instant) {
-        metrics::answered(self.role, rpc, code_name(code), started.elapsed());
+        self.meters.answered(rpc, code_name(code), started.elapsed());
         tracing::debug!(code = code_name(code), "answered");
-        traces::finish(&Span::current(), code_name(code), is_our_fault(code));
+        traces::finish(code_name(code), is_our_fault(code));
     }
 }
 

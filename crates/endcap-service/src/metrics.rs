@@ -1,9 +1,10 @@
 //! Every metric that all services share, and of the process itself.
 
-use std::time::Duration;
+use std::{collections::HashMap, hash::Hash, time::Duration};
 
 use endcap_types::{Metric, MetricKind};
-use metrics::{Unit, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+use parking_lot::RwLock;
 
 /// Declared here, listed in `deploy/prometheus/METRICS.md`.
 pub const METRICS: &[Metric] = &[
@@ -72,9 +73,62 @@ pub(crate) fn serves(role: &'static str) {
     }
 }
 
-pub(crate) fn answered(role: &'static str, rpc: &'static str, code: &'static str, took: Duration) {
-    counter!("endcap_requests_total", "service" => role, "rpc" => rpc, "code" => code).increment(1);
-    histogram!("endcap_request_duration_seconds", "service" => role, "rpc" => rpc).record(took.as_secs_f64());
+/// Metrics of one name, by what their labels are made of. Each is looked up by its name once: that costs more than to
+/// count, and every request counts a dozen times.
+#[derive(Debug)]
+pub struct Handles<K, H>(RwLock<HashMap<K, H>>);
+
+impl<K, H> Default for Handles<K, H> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<K: Eq + Hash, H: Clone> Handles<K, H> {
+    /// Of a closed set of keys; nothing is ever forgotten, as the recorder forgets nothing.
+    pub fn get(&self, key: K, look_up: impl FnOnce(&K) -> H) -> H {
+        if let Some(handle) = self.0.read().get(&key) {
+            return handle.clone();
+        }
+        let handle = look_up(&key);
+        self.0.write().entry(key).or_insert(handle).clone()
+    }
+}
+
+/// What a server counts of its calls.
+#[derive(Debug)]
+pub(crate) struct CallMeters {
+    role: &'static str,
+    requests: Handles<(&'static str, &'static str), Counter>,
+    took: Handles<&'static str, Histogram>,
+    in_flight: Handles<(), Gauge>,
+}
+
+impl CallMeters {
+    pub(crate) fn new(role: &'static str) -> Self {
+        let (requests, took, in_flight) = (Handles::default(), Handles::default(), Handles::default());
+        Self { role, requests, took, in_flight }
+    }
+
+    pub(crate) fn answered(&self, rpc: &'static str, code: &'static str, took: Duration) {
+        let role = self.role;
+        let requests = self.requests.get((rpc, code), |(rpc, code)| {
+            counter!("endcap_requests_total", "service" => role, "rpc" => *rpc, "code" => *code)
+        });
+        requests.increment(1);
+        let histogram = self
+            .took
+            .get(rpc, |rpc| histogram!("endcap_request_duration_seconds", "service" => role, "rpc" => *rpc));
+        histogram.record(took.as_secs_f64());
+    }
+
+    /// Counts a call for as long as it lives.
+    pub(crate) fn enter(&self) -> InFlight {
+        let role = self.role;
+        let gauge = self.in_flight.get((), |()| gauge!("endcap_requests_in_flight", "service" => role));
+        gauge.increment(1.0);
+        InFlight(gauge)
+    }
 }
 
 pub(crate) fn rejected(role: &'static str, reason: &'static str) {
@@ -85,17 +139,9 @@ pub(crate) fn expired(stage: &'static str) {
     counter!("endcap_expired_total", "stage" => stage).increment(1);
 }
 
-/// Counts a call for as long as it lives.
+/// A call that lives.
 #[derive(Debug)]
-pub(crate) struct InFlight(metrics::Gauge);
-
-impl InFlight {
-    pub(crate) fn enter(role: &'static str) -> Self {
-        let gauge = gauge!("endcap_requests_in_flight", "service" => role);
-        gauge.increment(1.0);
-        Self(gauge)
-    }
-}
+pub(crate) struct InFlight(Gauge);
 
 impl Drop for InFlight {
     fn drop(&mut self) {

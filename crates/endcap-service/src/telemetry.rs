@@ -4,10 +4,8 @@ use std::{io::IsTerminal as _, sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use thiserror::Error;
-use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
-    EnvFilter, Layer as _, Registry, filter::Targets, fmt, layer::SubscriberExt as _, reload,
-    util::SubscriberInitExt as _,
+    EnvFilter, Layer as _, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 
 use crate::{
@@ -75,18 +73,10 @@ pub fn init(config: &TelemetryConfig, service: &str) -> Result<(), TelemetryErro
         let colours = std::io::stderr().is_terminal();
         fmt::layer().compact().with_target(true).with_ansi(colours).with_writer(std::io::stderr).boxed()
     };
-    let tracer = config.traces.as_ref().map(|config| traces::start(config, service)).transpose()?;
-    // Traces are of our own work whatever is logged, and never of their own sending.
-    let traces = tracer.map(|tracer| {
-        tracing_opentelemetry::layer()
-            .with_tracer(tracer)
-            .with_location(false)
-            .with_threads(false)
-            .with_target(false)
-            .with_tracked_inactivity(false)
-            .with_filter(Targets::new().with_target("endcap", LevelFilter::INFO))
-    });
-    let registry = tracing_subscriber::registry().with(logs.with_filter(filter)).with(traces);
+    if let Some(config) = &config.traces {
+        traces::start(config, service)?;
+    }
+    let registry = tracing_subscriber::registry().with(logs.with_filter(filter));
     registry.try_init().map_err(|_| TelemetryError::Twice)?;
     FILTER.set(handle).map_err(|_| TelemetryError::Twice)
 }

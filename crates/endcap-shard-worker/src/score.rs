@@ -11,10 +11,9 @@ use endcap_proto::{
     columns,
     pb::{self, score_request::Mode},
 };
-use endcap_service::Deadline;
+use endcap_service::{Deadline, traces::stage};
 use endcap_types::{DType, FeatureName, FeatureValue, VersionPin, Violations};
 use tokio::sync::Semaphore;
-use tracing::Instrument as _;
 
 use crate::{error::WorkError, holdings::Holdings};
 
@@ -53,8 +52,8 @@ impl Score {
         deadline: Deadline,
     ) -> Result<pb::ScoreResponse, WorkError> {
         let pin = pin(request.pin.clone())?;
-        let span = tracing::info_span!("score", shard = request.shard, version = pin.version.get());
-        self.score(request, pin, deadline).instrument(span).await
+        let stage = stage("score").with("shard", request.shard).with("version", pin.version.get());
+        stage.run(self.score(request, pin, deadline)).await
     }
 
     async fn score(
@@ -74,17 +73,17 @@ impl Score {
             Mode::Retrieve(retrieve) => {
                 let vector = work.vector.clone().unwrap_or_default();
                 let retrieved = self.retrieve(&table, vector, retrieve, deadline);
-                retrieved.instrument(tracing::info_span!("retrieve")).await?
+                stage("retrieve").run(retrieved).await?
             }
             Mode::Rerank(rerank) => look_up(&table, &rerank.item_ids, work.vector.as_deref()),
             Mode::List(list) => {
                 let listed = self.list(&table, &work, list, deadline);
-                return listed.instrument(tracing::info_span!("list")).await;
+                return stage("list").run(listed).await;
             }
         };
         let retrieve_us = micros(started.elapsed());
         let ranked = model.rank(&table, &found.rows, &work.query, deadline.instant());
-        let ranked = ranked.instrument(tracing::info_span!("rank", rows = found.rows.len())).await?;
+        let ranked = stage("rank").with("rows", found.rows.len()).run(ranked).await?;
         Ok(pb::ScoreResponse {
             pin: Some((&work.pin).into()),
             shard,

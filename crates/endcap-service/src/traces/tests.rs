@@ -1,8 +1,12 @@
-use std::{sync::Arc, time::SystemTime};
-
-use opentelemetry::{InstrumentationScope, trace::TraceFlags};
+use opentelemetry::trace::{SpanId, Status, TraceFlags};
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    trace::{Span, SpanData},
+};
+use parking_lot::Mutex;
 
 use super::*;
+use crate::RequestId;
 
 /// Keeps what it is given.
 #[derive(Debug, Clone, Default)]
@@ -24,59 +28,110 @@ impl SpanProcessor for Sent {
     }
 }
 
-/// A span of one trace; a call when its parent is far away.
-fn span(id: u64, parent: u64, is_call: bool, took: Duration) -> SpanData {
-    let start_time = SystemTime::UNIX_EPOCH;
-    let (trace, flags) = (TraceId::from(7), TraceFlags::default());
-    SpanData {
-        span_context: SpanContext::new(trace, SpanId::from(id), flags, false, Default::default()),
-        parent_span_id: SpanId::from(parent),
-        parent_span_is_remote: is_call,
-        span_kind: SpanKind::Internal,
-        name: "stage".into(),
-        start_time,
-        end_time: start_time + took,
-        attributes: vec![KeyValue::new("rpc.method", "Score")],
-        dropped_attributes_count: 0,
-        events: Default::default(),
-        links: Default::default(),
-        status: Status::Unset,
-        instrumentation_scope: InstrumentationScope::default(),
+impl Sent {
+    fn names(&self) -> Vec<String> {
+        self.0.lock().iter().map(|span| span.name.to_string()).collect()
     }
 }
 
-fn keep() -> (Keep<Sent>, Sent) {
+const SLOW: Duration = Duration::from_millis(100);
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+fn tracer(sample_ratio: f64) -> (Arc<Tracer>, Sent) {
     let sent = Sent::default();
-    (Keep { inner: sent.clone(), slow: Duration::from_millis(100), waiting: Mutex::default() }, sent)
+    let config = TracesConfig { endpoint: String::new(), sample_ratio, slow: SLOW };
+    (Arc::new(Tracer::new(&config, Box::new(sent.clone()))), sent)
 }
 
-const FAST: Duration = Duration::from_millis(1);
-const SLOW: Duration = Duration::from_millis(200);
+/// Another call of the trace.
+fn caller(sampled: bool) -> SpanContext {
+    let (trace, flags) = (TraceId::from_hex(TRACE).unwrap(), TraceFlags::default().with_sampled(sampled));
+    SpanContext::new(trace, SpanId::from(7), flags, true, Default::default())
+}
 
-#[test]
-fn a_fast_call_is_forgotten_without_the_spans_of_another_call_of_its_trace() {
-    let (keep, sent) = keep();
-    // Two calls, 1 and 2, of one trace; each has a stage, and the slow one's has a part.
-    keep.on_end(span(11, 1, false, FAST));
-    keep.on_end(span(22, 21, false, FAST));
-    keep.on_end(span(1, 99, true, FAST));
-    assert!(sent.0.lock().is_empty(), "a fast call was sent");
-    keep.on_end(span(21, 2, false, SLOW));
-    keep.on_end(span(2, 99, true, SLOW));
+fn begin(tracer: &Arc<Tracer>, caller: &SpanContext) -> Traced {
+    Traced::begin_with(Some(tracer), "worker", "Score", &RequestId::new(), caller)
+}
+
+/// A call of two stages, one within the other.
+async fn work(takes: Duration) {
+    let mut outer = stage("score").with("shard", 3_u32);
+    outer
+        .run(async {
+            let inner = stage("rank");
+            inner.run(tokio::time::sleep(takes)).await;
+        })
+        .await;
+    outer.note("rung", "FULL");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fast_call_that_nobody_samples_is_forgotten() {
+    let (tracer, sent) = tracer(0.0);
+    begin(&tracer, &caller(false)).run(work(SLOW / 2)).await;
+    begin(&tracer, &SpanContext::NONE).run(work(SLOW / 2)).await;
+    assert_eq!(sent.names(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_call_is_sent_with_its_stages_below_it() {
+    let (tracer, sent) = tracer(0.0);
+    begin(&tracer, &caller(false)).run(work(SLOW)).await;
+    assert_eq!(sent.names(), ["rank", "score", "Score"]);
     let spans = sent.0.lock();
-    let ids: Vec<_> = spans.iter().map(|span| span.span_context.span_id()).collect();
-    assert_eq!(ids, [22, 21, 2].map(SpanId::from));
+    let id = |i: usize| spans[i].span_context.span_id();
+    let parents = [0, 1, 2].map(|i: usize| spans[i].parent_span_id);
+    assert_eq!(parents, [id(1), id(2), SpanId::from(7)]);
+    assert!(spans.iter().all(|span| span.span_context.trace_id().to_string() == TRACE));
     assert!(spans.iter().all(|span| span.span_context.is_sampled()), "the library would drop them");
-    assert_eq!((spans[2].name.as_ref(), &spans[2].span_kind), ("Score", &SpanKind::Server));
-    assert!(keep.waiting.lock().is_empty());
+    let notes = [KeyValue::new("shard", 3_i64), KeyValue::new("rung", "FULL")];
+    assert_eq!(spans[1].attributes, notes);
+    let call = &spans[2];
+    assert_eq!((&call.span_kind, call.parent_span_is_remote), (&SpanKind::Server, true));
+    assert_eq!(call.end_time.duration_since(call.start_time).unwrap(), SLOW);
 }
 
-#[test]
-fn a_failed_call_is_sent_and_what_waits_is_bounded() {
-    let (keep, sent) = keep();
-    for id in 0..MOST_SPANS as u64 + 100 {
-        keep.on_end(span(1000 + id, 1, false, FAST));
-    }
-    keep.on_end(SpanData { status: Status::error("INTERNAL"), ..span(1, 99, true, FAST) });
-    assert_eq!(sent.0.lock().len(), MOST_SPANS + 1);
+#[tokio::test(start_paused = true)]
+async fn a_failed_call_is_sent_and_its_stages_are_bounded() {
+    let (tracer, sent) = tracer(0.0);
+    begin(&tracer, &SpanContext::NONE)
+        .run(async {
+            for _ in 0..1000 {
+                drop(stage("part"));
+            }
+            finish("INTERNAL", true);
+        })
+        .await;
+    begin(&tracer, &SpanContext::NONE).run(async { finish("INVALID_ARGUMENT", false) }).await;
+    let spans = sent.0.lock();
+    assert_eq!(spans.len(), 512 + 1);
+    assert_eq!(spans[512].status, Status::error("INTERNAL"));
+    assert_eq!(spans[512].parent_span_id, SpanId::INVALID);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_dropped_is_sent_if_it_is_sampled() {
+    let (tracer, sent) = tracer(1.0);
+    let mut call = Box::pin(begin(&tracer, &SpanContext::NONE).run(work(SLOW)));
+    assert!(futures::poll!(&mut call).is_pending());
+    drop(call);
+    assert_eq!(sent.names(), ["rank", "score", "Score"]);
+    // Whoever is called follows the caller, whatever the ratio.
+    begin(&tracer, &caller(false)).run(work(Duration::ZERO)).await;
+    assert_eq!(sent.names().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_called_hangs_below_the_stage_that_calls() {
+    let (tracer, sent) = tracer(0.0);
+    let said = begin(&tracer, &caller(true)).run(async {
+        let stage = stage("shard");
+        stage.run(async { (traceparent(), Line(traceparent())) }).await
+    });
+    let (text, line) = said.await;
+    let spans = sent.0.lock();
+    assert_eq!(text, format!("00-{TRACE}-{}-01", spans[0].span_context.span_id()));
+    let read = caller_of(&line);
+    assert_eq!((read.span_id(), read.is_sampled()), (spans[0].span_context.span_id(), true));
+    assert_eq!(traceparent(), "");
 }
