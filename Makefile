@@ -215,12 +215,18 @@ bench-scale: build-bench $(SHOP) ## Measure what shards and items cost, with the
 	$(BENCH)/scale.py $(if $(QUICK),--shards 1 4 16 --items 10000 100000 --seconds 1 --rounds 1,) $(ARGS)
 
 .PHONY: fmt
-fmt: ## Format the code
+fmt: $(TEST_TOOLS)/stamp ## Format the code
 	$(CARGO) fmt --all
+	$(TEST_TOOLS)/bin/ruff format deploy tests
 
 .PHONY: lint
-lint: $(TEST_TOOLS)/stamp ## Check format, lints, protos and documentation
+lint: $(TEST_TOOLS)/stamp $(PIPELINES)/stamp ## Check format, lints, types, protos and documentation
 	$(TEST_TOOLS)/bin/buf lint proto
+	$(TEST_TOOLS)/bin/ruff check deploy tests
+	$(TEST_TOOLS)/bin/ruff format --check deploy tests
+	@# With the light packages' types; the frameworks need not be there.
+	$(TEST_TOOLS)/bin/mypy --config-file deploy/pipelines/pyproject.toml --cache-dir $(TOOLS)/mypy \
+	  --python-executable $(PIPELINES)/bin/python deploy/pipelines/endcap_pipelines
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet

@@ -1,4 +1,4 @@
-"""`python deploy/bench/stress.py overload|swap`: what a fleet does with far too much load, and while a version is swapped.
+"""`python deploy/bench/stress.py overload|swap`: what a fleet does with too much load, and while a version is swapped.
 
 Both start a fleet of their own, measure its peak and its steady state first, and report everything relative to those.
 """
@@ -51,9 +51,11 @@ class Scene:
 
 def overload(scene: Scene, factors: list[float], seconds: float) -> list[str]:
     lines = [
-        f"Peak: {scene.peak:.0f} answers a second inside {scene.deadline} ({CANDIDATES} candidates). Steady: {STEADY:.0%} of it.",
+        f"Peak: {scene.peak:.0f} answers a second inside {scene.deadline} ({CANDIDATES} candidates). "
+        f"Steady: {STEADY:.0%} of it.",
         "",
-        "| load | answers in deadline, of peak | their rungs | p99 of good answers | p99 of refusals | p99 of send lag | not sent | errors | normal again |",
+        "| load | answers in deadline, of peak | their rungs | p99 of good answers | p99 of refusals | p99 of send lag "
+        "| not sent | errors | normal again |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     steady = scene.open(scene.peak * STEADY, seconds, warm_up="1s")
@@ -72,7 +74,8 @@ def row(name: str, scene: Scene, step: dict, recovered: str) -> str:
     cells = [
         name,
         f"{good:.0%}",
-        ", ".join(f"{name} {count / sum(step['rungs'].values()):.0%}" for name, count in step["rungs"].items()) or "none",
+        ", ".join(f"{name} {count / sum(step['rungs'].values()):.0%}" for name, count in step["rungs"].items())
+        or "none",
         f"{step['latency_us']['p99'] / 1000:.1f} ms" if step["latency_us"]["count"] else "none",
         f"{refused['p99'] / 1000:.1f} ms" if refused["count"] else "none",
         f"{step['send_lag_us']['p99'] / 1000:.1f} ms",
@@ -117,9 +120,7 @@ def swap(scene: Scene, seconds: float, bundles: list[Path]) -> list[str]:
         time.sleep(rest)
         for number, bundle in enumerate(bundles[1:], start=2):
             phases.run(f"load {number}", lambda b=bundle: scene.fleet.model("register", str(b), "--validate"))
-            phases.run(
-                f"flip to {number}", lambda n=number: scene.fleet.model("promote", "bench-ranker", str(n))
-            )
+            phases.run(f"flip to {number}", lambda n=number: scene.fleet.model("promote", "bench-ranker", str(n)))
             after = f"after flip to {number}" + (f", {number - 2} is unloaded" if number > 2 else "")
             phases.run(after, lambda: time.sleep(rest))
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import pytest
+
 import compare
 import machine
 import parts
 import peers
-import pytest
 import scale
 import stress
 

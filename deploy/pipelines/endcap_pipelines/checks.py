@@ -37,8 +37,8 @@ class Finding:
         return f"{kind:8} {self.where}: {self.what}" + (f"; {self.advice}" if self.advice else "")
 
 
-def _text(**more: object) -> pandera.Column:
-    return pandera.Column(pl.String, nullable=True, **more)
+def _text() -> pandera.Column:
+    return pandera.Column(pl.String, nullable=True)
 
 
 def _number(*checks: pandera.Check) -> pandera.Column:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from endcap_pipelines.data import Data
 VOCABULARY = 2000
 DIMENSION = 64
 STEPS = 1500
+Back = Callable[[np.ndarray, np.ndarray], None]
 BATCH = 256
 TEMPERATURE = 0.07
 
@@ -189,7 +190,8 @@ def _train(
     return table.astype(np.float32)
 
 
-def _embed(table: np.ndarray, bags: Sequence[np.ndarray]):  # noqa: ANN202
+def _embed(table: np.ndarray, bags: Sequence[np.ndarray]) -> tuple[np.ndarray, Back]:
+    """Unit vectors of bags of tokens; and what adds to the table's gradient, by the slope at the vectors."""
     lengths = np.array([len(bag) for bag in bags])
     flat, owner = np.concatenate(bags), np.repeat(np.arange(len(bags)), lengths)
     sums = np.add.reduceat(table[flat], np.concatenate([[0], np.cumsum(lengths)[:-1]]))

@@ -53,6 +53,13 @@ class Verdict:
     neighbours: float = 0.0
     refused: str = ""
 
+    @property
+    def path(self) -> Path:
+        """Of a form that could be made."""
+        if self.form.path is None:
+            raise ValueError(f"there is no {self.form.name}: {self.form.why_not}")
+        return self.form.path
+
 
 class _Calibration(CalibrationDataReader):
     def __init__(self, feeds: Sequence[Feeds]) -> None:

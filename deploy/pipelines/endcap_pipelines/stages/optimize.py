@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -36,7 +37,7 @@ def run(params: Params, work: Path) -> None:
             continue
         verdicts = choose(params, prepared, work, originals[name])
         best = optimize.choose(verdicts)
-        shutil.copyfile(best.form.path, served)
+        shutil.copyfile(best.path, served)
         say(f"  {name}")
         for line in optimize.table(verdicts, best):
             say(f"    {line}")
@@ -44,7 +45,7 @@ def run(params: Params, work: Path) -> None:
     write_json(work / FORMS, found)
 
 
-def forms(work: Path) -> dict[str, list[dict[str, object]]]:
+def forms(work: Path) -> dict[str, list[dict[str, Any]]]:
     """By model, what each of its forms cost and gained."""
     return json.loads((work / FORMS).read_text())
 

@@ -6,8 +6,8 @@ from functools import cache
 import numpy as np
 import onnxruntime as ort
 import pytest
-from conftest import examples, installed, ndcg, shuffled
 
+from conftest import examples, installed, ndcg, shuffled
 from endcap_pipelines import optimize
 from endcap_pipelines.recipes import RECIPES, Fitted, recipe
 

@@ -10,8 +10,8 @@ import onnx
 import onnxruntime as ort
 import pyarrow.parquet as pq
 import pytest
-from conftest import installed
 
+from conftest import installed
 from endcap_pipelines import contents, encoder, fused_bundle, metrics, optimize, source
 from endcap_pipelines.candidates import Candidates
 from endcap_pipelines.data import DataError, read
