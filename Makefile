@@ -64,7 +64,8 @@ fleet-down: ## End it (KEEP=0: and remove its data)
 .PHONY: bundle
 ifeq ($(DATA),)
 bundle: build $(PIPELINES)/stamp $(SHOP) ## Build the demo bundle from the simulated shop (DATA=folder: a bundle of your data)
-	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(TOOLS)/shop --out $(TOOLS)/shop-source
+	@# As trained, for what is kept in the repository: no time is measured, so the same commit makes the same bytes.
+	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(TOOLS)/shop --out $(TOOLS)/shop-source --as-trained
 	@mkdir -p $(dir $(DEMO))
 	target/release/endcap bundle pack $(TOOLS)/shop-source --file $(DEMO) --shards $(SHARDS) --created 2026-01-01T00:00:00Z
 else
