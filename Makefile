@@ -210,6 +210,10 @@ bench-swap: build-bench ## Swap versions at 70 % load: target/bench/swap.md
 bench-telemetry: build-bench $(TEST_TOOLS)/stamp ## Measure what metrics and traces cost: target/bench/telemetry.md
 	$(BENCH)/telemetry.py $(if $(QUICK),--rounds 3 --seconds 0.5,) $(ARGS)
 
+.PHONY: bench-quantized
+bench-quantized: build-bench $(if $(DATA),,$(SHOP)) ## Measure what quantizing costs and gains (DATA=folder: on your data): target/bench/quantized.md
+	$(BENCH)/quantized.py --data $(LEARNT_FROM) $(if $(QUICK),--rounds 3 --seconds 0.5,) $(ARGS)
+
 .PHONY: bench-scale
 bench-scale: build-bench $(SHOP) ## Measure what shards and items cost, with the fitted lines: target/bench/scale.md
 	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(TOOLS)/shop --out $(TOOLS)/shop-source
