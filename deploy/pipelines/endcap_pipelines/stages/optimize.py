@@ -35,10 +35,10 @@ def run(params: Params, work: Path) -> None:
         if name not in params.optimize.models:
             shutil.copyfile(originals[name], served)
             continue
+        say(f"  {name}: making its forms, and judging each")
         verdicts = choose(params, prepared, work, originals[name])
         best = optimize.choose(verdicts)
         shutil.copyfile(best.path, served)
-        say(f"  {name}")
         for line in optimize.table(verdicts, best):
             say(f"    {line}")
         found[name] = optimize.record(verdicts, best)
