@@ -64,7 +64,8 @@ fleet-down: ## End it (KEEP=0: and remove its data)
 .PHONY: bundle
 ifeq ($(DATA),)
 bundle: build $(PIPELINES)/stamp $(SHOP) ## Build the demo bundle from the simulated shop (DATA=folder: a bundle of your data)
-	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(TOOLS)/shop --out $(TOOLS)/shop-source
+	@# As trained, for what is kept in the repository: no time is measured, so the same commit makes the same bytes.
+	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(TOOLS)/shop --out $(TOOLS)/shop-source --as-trained
 	@mkdir -p $(dir $(DEMO))
 	target/release/endcap bundle pack $(TOOLS)/shop-source --file $(DEMO) --shards $(SHARDS) --created 2026-01-01T00:00:00Z
 else
@@ -209,18 +210,28 @@ bench-swap: build-bench ## Swap versions at 70 % load: target/bench/swap.md
 bench-telemetry: build-bench $(TEST_TOOLS)/stamp ## Measure what metrics and traces cost: target/bench/telemetry.md
 	$(BENCH)/telemetry.py $(if $(QUICK),--rounds 3 --seconds 0.5,) $(ARGS)
 
+.PHONY: bench-quantized
+bench-quantized: build-bench $(if $(DATA),,$(SHOP)) ## Measure what quantizing costs and gains (DATA=folder: on your data): target/bench/quantized.md
+	$(BENCH)/quantized.py --data $(LEARNT_FROM) $(if $(QUICK),--rounds 3 --seconds 0.5,) $(ARGS)
+
 .PHONY: bench-scale
 bench-scale: build-bench $(SHOP) ## Measure what shards and items cost, with the fitted lines: target/bench/scale.md
 	$(PIPELINES)/bin/python -m endcap_pipelines.bundle --data $(TOOLS)/shop --out $(TOOLS)/shop-source
 	$(BENCH)/scale.py $(if $(QUICK),--shards 1 4 16 --items 10000 100000 --seconds 1 --rounds 1,) $(ARGS)
 
 .PHONY: fmt
-fmt: ## Format the code
+fmt: $(TEST_TOOLS)/stamp ## Format the code
 	$(CARGO) fmt --all
+	$(TEST_TOOLS)/bin/ruff format deploy tests
 
 .PHONY: lint
-lint: $(TEST_TOOLS)/stamp ## Check format, lints, protos and documentation
+lint: $(TEST_TOOLS)/stamp $(PIPELINES)/stamp ## Check format, lints, types, protos and documentation
 	$(TEST_TOOLS)/bin/buf lint proto
+	$(TEST_TOOLS)/bin/ruff check deploy tests
+	$(TEST_TOOLS)/bin/ruff format --check deploy tests
+	@# With the light packages' types; the frameworks need not be there.
+	$(TEST_TOOLS)/bin/mypy --config-file deploy/pipelines/pyproject.toml --cache-dir $(TOOLS)/mypy \
+	  --python-executable $(PIPELINES)/bin/python deploy/pipelines/endcap_pipelines
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet

@@ -1,8 +1,8 @@
 """`python deploy/bench/compare.py`: the fleet against its floors and its peers, as ratios of one run, in one report.
 
-Everything under test has the same core, every client the others. Each round measures everybody once, in turn, and a ratio
-is taken within its round, so that a machine that is slow for a while is slow for all; the report says the median over the
-rounds, and the spread.
+Everything under test has the same core, every client the others. Each round measures everybody once, in turn, and a
+ratio is taken within its round, so that a machine that is slow for a while is slow for all; the report says the median
+over the rounds, and the spread.
 """
 
 import argparse
@@ -86,9 +86,7 @@ def main() -> None:
     server_cores, client_cores = split_cores()
     with ExitStack() as stack:
         sizes = Sizes(arguments.items, arguments.table_rows)
-        run = Run(
-            Programs(arguments.programs.resolve()), sizes, arguments.seconds, stack, server_cores, client_cores
-        )
+        run = Run(Programs(arguments.programs.resolve()), sizes, arguments.seconds, stack, server_cores, client_cores)
         lanes = start(run, arguments.peers)
         transport = [lane(ECHO, lambda: echo(run)), gateway_lane(run, "Endcap gateway, one candidate")]
         measure(lanes, arguments.rows, arguments.rounds)

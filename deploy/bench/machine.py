@@ -112,7 +112,9 @@ class Server:
         raise NotRun(f"{what} did not come in {PATIENCE} s: {self.last_line()}")
 
     def printed(self, pattern: str) -> re.Match[str]:
-        return self.until(lambda: re.search(pattern, self.log.read_text(errors="replace")), f"{pattern!r} in its output")
+        return self.until(
+            lambda: re.search(pattern, self.log.read_text(errors="replace")), f"{pattern!r} in its output"
+        )
 
     def last_line(self) -> str:
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]

@@ -1,8 +1,8 @@
 """`python deploy/bench/model.py OUT`: the source of a bundle to measure with, the same bytes from the same options.
 
-The ranker is the size of many a shop's: 64 dense features and 8 tables of ids, embedded in 16 numbers each (together 192),
-two cross layers of DCN-v2 (Wang et al., 2021), and an MLP 256-128-1. Its weights mean nothing. It only reranks: there is
-no encoder, so that a request costs what its rows cost.
+The ranker is the size of many a shop's: 64 dense features and 8 tables of ids, embedded in 16 numbers each (together
+192), two cross layers of DCN-v2 (Wang et al., 2021), and an MLP 256-128-1. Its weights mean nothing. It only reranks:
+there is no encoder, so that a request costs what its rows cost.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""`python deploy/bench/scale.py`: what a request costs by the number of shards, and a search by the size of a shard.
+"""`python deploy/bench/scale.py`: what a request costs by the number of shards, a search by the size of one.
 
-Both are measured on one core and fitted by a straight line, cost = a + b x size. The lines say what a larger fleet would
-take; what lies beyond what was measured is said to be so.
+Both are measured on one core and fitted by a straight line, cost = a + b x size. The lines say what a larger fleet
+would take; what lies beyond what was measured is said to be so.
 """
 
 import argparse
@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
 from compare import say
-from fleet import Fleet, Programs, bench, recommend, run, time_text
+from fleet import Fleet, Programs, bench, run, time_text
 from machine import ROOT, NotRun, describe, environment, pinned, split_cores
 
 MODEL = "search-ranker"
@@ -63,7 +64,8 @@ def request_ms(arguments: argparse.Namespace, programs: Programs, shards: int) -
         run([str(programs.endcap), *pack, "--created", "2026-01-01T00:00:00Z", "--file", str(packed)])
         settings = [f"gateway.default_model={MODEL}"]
         with Fleet(programs, packed, server_cores, settings, probe=["kettle"]) as fleet:
-            options = ["--queries", str(arguments.queries), "--closed", "--max-outstanding", str(IN_FLIGHT), "--deadline", "20s"]
+            options = ["--queries", str(arguments.queries), "--closed", "--max-outstanding", str(IN_FLIGHT)]
+            options += ["--deadline", "20s"]
             options += ["--duration", time_text(arguments.seconds), "--warm-up", time_text(arguments.seconds / 3)]
             asked = ["--gateway", fleet.gateway, "bench", "--model", MODEL, *options]
             steps = [bench(programs, client_cores, asked)["steps"][0] for _ in range(arguments.rounds)]
@@ -85,7 +87,7 @@ def search_ms(arguments: argparse.Namespace, programs: Programs, items: int, pre
 
 
 def law(points: list[tuple[int, float]]) -> tuple[float, float]:
-    """a and b of cost = a + b x size, by least squares of the relative error: small sizes count as much as large ones."""
+    """a and b of cost = a + b x size, by least squares of the relative error: small sizes count as large ones do."""
     sizes, costs = np.array(points, dtype=float).T
     inputs = np.stack([np.ones_like(sizes), sizes], axis=1) / costs[:, None]
     a, b = np.linalg.lstsq(inputs, np.ones_like(costs), rcond=None)[0]
@@ -116,8 +118,8 @@ def items_report(by_items: dict[str, list[tuple[int, float]]]) -> list[str]:
         lines += [f"| {items:,} | {cost:.3f} ms | {max(a, 0) + b * items:.3f} ms |" for items, cost in points]
         lines += [
             "",
-            f"Cost = {a:.3f} ms + {b * 1e6:.2f} ms a million items. A billion, beyond what was measured: {billion / 1000:.1f} s "
-            f"of one core a query, or {billion / BUDGET_MS:.0f} cores for {BUDGET_MS:.0f} ms.",
+            f"Cost = {a:.3f} ms + {b * 1e6:.2f} ms a million items. A billion, beyond what was measured: "
+            f"{billion / 1000:.1f} s of one core a query, or {billion / BUDGET_MS:.0f} cores for {BUDGET_MS:.0f} ms.",
             "",
         ]
     return lines
@@ -135,7 +137,8 @@ def plot(series: dict[str, list[tuple[int, float]]], across: str, up: str) -> st
         return f"{x:.1f},{y:.1f}"
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
         f'<path d="M{edge},{edge} V{height - edge} H{width - edge}" fill="none" stroke="black"/>',
         f'<text x="{width / 2}" y="{height - 15}" text-anchor="middle">{across}</text>',

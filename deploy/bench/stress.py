@@ -1,4 +1,4 @@
-"""`python deploy/bench/stress.py overload|swap`: what a fleet does with far too much load, and while a version is swapped.
+"""`python deploy/bench/stress.py overload|swap`: what a fleet does with too much load, and while a version is swapped.
 
 Both start a fleet of their own, measure its peak and its steady state first, and report everything relative to those.
 """
@@ -54,9 +54,11 @@ class Scene:
 
 def overload(scene: Scene, factors: list[float], seconds: float) -> list[str]:
     lines = [
-        f"Peak: {scene.peak:.0f} answers a second inside {scene.deadline} ({CANDIDATES} candidates). Steady: {STEADY:.0%} of it.",
+        f"Peak: {scene.peak:.0f} answers a second inside {scene.deadline} ({CANDIDATES} candidates). "
+        f"Steady: {STEADY:.0%} of it.",
         "",
-        "| load | answers in deadline, of peak | their rungs | p99 of good answers | p99 of refusals | p99 of send lag | not sent | errors | normal again |",
+        "| load | answers in deadline, of peak | their rungs | p99 of good answers | p99 of refusals | p99 of send lag "
+        "| not sent | errors | normal again |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     steady = scene.open(scene.peak * STEADY, seconds, warm_up="1s")
@@ -75,7 +77,8 @@ def row(name: str, scene: Scene, step: dict, recovered: str) -> str:
     cells = [
         name,
         f"{good:.0%}",
-        ", ".join(f"{name} {count / sum(step['rungs'].values()):.0%}" for name, count in step["rungs"].items()) or "none",
+        ", ".join(f"{name} {count / sum(step['rungs'].values()):.0%}" for name, count in step["rungs"].items())
+        or "none",
         f"{step['latency_us']['p99'] / 1000:.1f} ms" if step["latency_us"]["count"] else "none",
         f"{refused['p99'] / 1000:.1f} ms" if refused["count"] else "none",
         f"{step['send_lag_us']['p99'] / 1000:.1f} ms",
@@ -111,8 +114,10 @@ class Phases:
 
 
 def swap(scene: Scene, seconds: float, bundles: list[Path], again: int) -> list[str]:
-    """Releases the other versions under load, and then all of them in turn: only `stable` and `last_good` stay loaded, so
-    each of those swaps loads one and unloads another."""
+    """Releases the other versions under load, and then all of them in turn.
+
+    Only `stable` and `last_good` stay loaded, so each of those swaps loads one and unloads another.
+    """
     rate = scene.peak * 0.7
     phases, outcome = Phases(), {}
     steady, rest = seconds / 2, seconds / 16

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def document(parts: list[tuple[str, str, str]]) -> dict:
         for number, (name, version, purl) in enumerate(parts)
     ]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    created = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", "0")), timezone.utc)
+    created = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", "0")), UTC)
     return {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
@@ -70,7 +70,10 @@ def document(parts: list[tuple[str, str, str]]) -> dict:
         "name": "endcap",
         # The same parts are the same document.
         "documentNamespace": f"urn:endcap:sbom:{digest}",
-        "creationInfo": {"created": created.strftime("%Y-%m-%dT%H:%M:%SZ"), "creators": ["Tool: deploy/docker/sbom.py"]},
+        "creationInfo": {
+            "created": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "creators": ["Tool: deploy/docker/sbom.py"],
+        },
         "documentDescribes": [package["SPDXID"] for package in packages],
         "packages": packages,
     }

@@ -41,11 +41,12 @@ def shop_window() -> str:
                   (rate(requests, "", RECOMMEND), "requests")),
             graph("Time to an answer", "Half of the calls, and all but one in a hundred, were faster.", "s",
                   (quantile(0.5, took, "", RECOMMEND), "p50"), (quantile(0.99, took, "", RECOMMEND), "p99")),
-            graph("Errors by code", "Calls a second that got no answer. INVALID_ARGUMENT is the caller's to mend.", "reqps",
-                  (rate(requests, "code", RECOMMEND + ', code!="OK"'), "{{code}}")),
+            graph("Errors by code", "Calls a second that got no answer. INVALID_ARGUMENT is the caller's to mend.",
+                  "reqps", (rate(requests, "code", RECOMMEND + ', code!="OK"'), "{{code}}")),
         ],
         "Answers": [
-            graph("Rungs", "How good answers are: FULL is the model's own ranking, POPULAR the list for when it cannot be.",
+            graph("Rungs",
+                  "How good answers are: FULL is the model's own ranking, POPULAR the list for when it cannot be.",
                   "reqps", (rate("endcap_answers_total", "rung", MODEL), "{{rung}}")),
             graph("Coverage", "Mean share of the items to score that were scored.", "percentunit",
                   (mean("endcap_coverage_ratio", "model", MODEL), "{{model}}")),
@@ -55,8 +56,9 @@ def shop_window() -> str:
         "Where the time goes": [
             graph("Stages, p99", "Features and encode run side by side.", "s",
                   (quantile(0.99, "endcap_stage_duration_seconds", "stage"), "{{stage}}")),
-            graph("Versions", "Answers a second by the version that gave them: a promotion is one line crossing another.",
-                  "reqps", (rate("endcap_answers_total", "model, version", MODEL), "{{model}} {{version}}")),
+            graph("Versions",
+                  "Answers a second by the version that gave them: a promotion is one line crossing another.", "reqps",
+                  (rate("endcap_answers_total", "model, version", MODEL), "{{model}} {{version}}")),
             graph("Share without an answer", "The promise is 0.1 % a month.", "percentunit",
                   (f"({failed} or vector(0)) / {rate(requests, '', RECOMMEND)}", "of all calls")),
         ],
@@ -64,7 +66,7 @@ def shop_window() -> str:
 
 
 def model_quality() -> str:
-    def at_k(metric: str):
+    def at_k(metric: str) -> tuple[str, str]:
         return (fleetwide(metric, "model, version, k, source", MODEL), "{{model}} {{version}} @{{k}} {{source}}")
 
     aliases = f'{fleetwide("endcap_alias_info", "model, alias, version", MODEL)} == 1'
@@ -81,12 +83,13 @@ def model_quality() -> str:
         "Ranking, on labelled queries": [
             graph("NDCG", "Of the last `endcap evaluate` through the fleet, beside the figure of the bundle.", "none",
                   at_k("endcap_ndcg_at_k")),
-            graph("Recall", "Share of the relevant items that are among the first k.", "none", at_k("endcap_recall_at_k")),
+            graph("Recall", "Share of the relevant items that are among the first k.", "none",
+                  at_k("endcap_recall_at_k")),
             graph("Precision", "Share of the first k that is relevant.", "none", at_k("endcap_precision_at_k")),
         ],
         "Breadth and freshness": [
-            graph("Catalogue shown", "Share of the catalogue in the first k answers to all labelled queries.", "percentunit",
-                  at_k("endcap_catalogue_coverage_ratio")),
+            graph("Catalogue shown", "Share of the catalogue in the first k answers to all labelled queries.",
+                  "percentunit", at_k("endcap_catalogue_coverage_ratio")),
             graph("Coverage", "Mean share of the items to score that were scored.", "percentunit",
                   (mean("endcap_coverage_ratio", "model", MODEL), "{{model}}")),
             graph("Age of features, p50", "Since they were last written.", "s",
@@ -101,7 +104,8 @@ def fleet() -> str:
         "Members": [
             graph("Processes", "By role, as Prometheus reaches them.", "none",
                   ("sum by (role) (endcap_build_info)", "{{role}}")),
-            graph("Builds", "More than one during an update.", "none", ("sum by (version) (endcap_build_info)", "{{version}}")),
+            graph("Builds", "More than one during an update.", "none",
+                  ("sum by (version) (endcap_build_info)", "{{version}}")),
             graph("Workers with a lease", "As the registries see them.", "none",
                   (f"sum ({fleetwide('endcap_worker_live', 'worker')})", "workers")),
             graph("Controllers", "One registry leads.", "none", ("sum (endcap_controller_leads)", "lead")),
@@ -123,7 +127,8 @@ def fleet() -> str:
                   ("histogram_quantile(0.5, sum by (le, phase) (endcap_swap_duration_seconds_bucket))", "{{phase}}")),
             graph("Retries and ejections", "A second replica was asked; a worker was left alone; a late shard was "
                   "not waited for.", "ops",
-                  (rate("endcap_shard_retries_total"), "retries"), (rate("endcap_replica_ejections_total"), "ejections"),
+                  (rate("endcap_shard_retries_total"), "retries"),
+                  (rate("endcap_replica_ejections_total"), "ejections"),
                   (rate("endcap_stragglers_left_total"), "stragglers left")),
             graph("Hedges", "A second replica was asked beside one that was late, and what came of it.", "ops",
                   (rate("endcap_hedges_total", by="outcome"), "{{outcome}}")),
@@ -135,14 +140,16 @@ def fleet() -> str:
                   ("sum by (file) (endcap_pending_rows)", "{{file}}")),
             graph("Wait for a model, p99", "Before its rows were run.", "s",
                   (quantile(0.99, "endcap_queue_duration_seconds", "file"), "{{file}}")),
-            graph("Rows in a batch, mean", "Small requests share a run.", "none", (mean("endcap_batch_rows", "file"), "{{file}}")),
+            graph("Rows in a batch, mean", "Small requests share a run.", "none",
+                  (mean("endcap_batch_rows", "file"), "{{file}}")),
             graph("Rows inferred", "A second.", "none", (rate("endcap_inference_rows_total", "file"), "{{file}}")),
             graph("Turned away and expired", "Before any work; because the deadline had passed.", "ops",
                   (rate("endcap_rejected_total", "service, reason"), "{{service}} {{reason}}"),
                   (rate("endcap_expired_total", "stage"), "expired {{stage}}")),
         ],
         "Processes": [
-            graph("Processor", "Cores in use.", "none", (f"rate(process_cpu_seconds_total{{{endcap}}}{RATE})", "{{instance}}")),
+            graph("Processor", "Cores in use.", "none",
+                  (f"rate(process_cpu_seconds_total{{{endcap}}}{RATE})", "{{instance}}")),
             graph("Memory", "Resident.", "bytes", (f"process_resident_memory_bytes{{{endcap}}}", "{{instance}}")),
             graph("Files and connections", "Open.", "none", (f"process_open_fds{{{endcap}}}", "{{instance}}")),
         ],

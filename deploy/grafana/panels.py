@@ -1,24 +1,28 @@
 """Panels of one look: a title that says what, a description that says how to read it, PromQL that a test runs."""
 
+from collections.abc import Iterable
+from typing import TypeVar
+
 from grafana_foundation_sdk.builders import dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.builders.common import VizLegendOptions
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import BigValueTextMode, LegendDisplayMode, LegendPlacement
 from grafana_foundation_sdk.models.dashboard import DataSourceRef
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="$datasource")
 # Grafana's grid is 24 wide; three panels stand side by side.
 WIDTH, HEIGHT = 8, 8
+Panel = TypeVar("Panel", timeseries.Panel, stat.Panel)
 
 
-def with_queries(panel, queries):
-    for letter, (expression, legend) in zip("ABCDEF", queries):
+def with_queries(panel: Panel, queries: Iterable[tuple[str, str]]) -> Panel:
+    for letter, (expression, legend) in zip("ABCDEF", queries, strict=False):
         target = prometheus.Dataquery().ref_id(letter).expr(expression).legend_format(legend).datasource(SOURCE)
         panel = panel.with_target(target)
     return panel
 
 
-def graph(title: str, description: str, unit: str, *queries: tuple[str, str]):
+def graph(title: str, description: str, unit: str, *queries: tuple[str, str]) -> timeseries.Panel:
     """Lines over time; `queries` are pairs of PromQL and legend."""
     panel = (
         timeseries.Panel()
@@ -30,10 +34,7 @@ def graph(title: str, description: str, unit: str, *queries: tuple[str, str]):
         .line_width(1)
         .fill_opacity(8)
         .legend(
-            VizLegendOptions()
-            .display_mode(LegendDisplayMode.LIST)
-            .placement(LegendPlacement.BOTTOM)
-            .show_legend(True)
+            VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM).show_legend(True)
         )
         .span(WIDTH)
         .height(HEIGHT)
@@ -41,7 +42,7 @@ def graph(title: str, description: str, unit: str, *queries: tuple[str, str]):
     return with_queries(panel, queries)
 
 
-def names(title: str, description: str, *queries: tuple[str, str]):
+def names(title: str, description: str, *queries: tuple[str, str]) -> stat.Panel:
     """What the legends say, large; the values do not matter."""
     panel = (
         stat.Panel()

@@ -1,9 +1,9 @@
 """Runs the pods of rendered manifests as processes, without Kubernetes.
 
-To be run by `unshare --net --mount`, as root: every pod gets an address on the loopback of that network, and a read-only
-root with nothing in it but libraries, the binaries, its volumes and the names of Services; it runs as the user that its
-manifest says. What is not as in a cluster: pods share one network, so "0.0.0.0" becomes the pod's own address; a
-Service is the address of its first pod; limits, policies and scheduling do nothing.
+To be run by `unshare --net --mount`, as root: every pod gets an address on the loopback of that network, and a
+read-only root with nothing in it but libraries, the binaries, its volumes and the names of Services; it runs as the
+user that its manifest says. What is not as in a cluster: pods share one network, so "0.0.0.0" becomes the pod's own
+address; a Service is the address of its first pod; limits, policies and scheduling do nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import os
 import subprocess
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import grpc
 

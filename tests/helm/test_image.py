@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -51,7 +50,9 @@ def test_the_root_holds_the_binary_its_libraries_and_nothing_to_break_in_with(im
         "usr/local/share/endcap/sbom.spdx.json",
         "usr/local/share/endcap/search-ranker.endcap",
     }
-    assert libraries and all(re.fullmatch(r"(lib[a-z_+]+|ld-linux\S*)\.so\.[0-9]+", Path(lib).name) for lib in libraries)
+    assert libraries and all(
+        re.fullmatch(r"(lib[a-z_+]+|ld-linux\S*)\.so\.[0-9]+", Path(lib).name) for lib in libraries
+    )
 
 
 def test_the_same_content_makes_the_same_root(tmp_path):

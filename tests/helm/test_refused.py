@@ -14,10 +14,16 @@ BY_SCHEMA = [
     ({"store": {"s3": {"url": "https://bucket"}}}, "at '/store/s3/url': 'https://bucket' does not match pattern"),
     ({"store": {"pvc": {"size": "20GiB"}}}, "at '/store/pvc/size': '20GiB' does not match pattern"),
     ({"etcd": {"bundled": {"replicas": 2}}}, "at '/etcd/bundled/replicas': value must be one of 1, 3, 5"),
-    ({"etcd": {"external": {"endpoints": ["etcd:2379"]}}}, "at '/etcd/external/endpoints/0': 'etcd:2379' does not match"),
+    (
+        {"etcd": {"external": {"endpoints": ["etcd:2379"]}}},
+        "at '/etcd/external/endpoints/0': 'etcd:2379' does not match",
+    ),
     ({"etcd": {"external": {"password": {"value": "x"}}}}, "additional properties 'value' not allowed"),
     ({"image": {"digest": "latest"}}, "at '/image/digest': 'latest' does not match pattern"),
-    ({"worker": {"resources": {"limits": {"memory": 4}}}}, "at '/worker/resources/limits/memory': got number, want string"),
+    (
+        {"worker": {"resources": {"limits": {"memory": 4}}}},
+        "at '/worker/resources/limits/memory': got number, want string",
+    ),
     ({"worker": {"gpu": {"resourceName": "gpu"}}}, "at '/worker/gpu/resourceName': 'gpu' does not match pattern"),
     ({"featureCache": {"replicas": 2}}, "at '/featureCache': additional properties 'replicas' not allowed"),
     ({"featureCache": {"redis": {}}}, "at '/featureCache': additional properties 'redis' not allowed"),
@@ -29,9 +35,15 @@ BY_SCHEMA = [
 BY_TEMPLATE = [
     ({"config": {"gateway": {"default_dedline": "1s"}}}, "config.gateway.default_dedline: no such setting"),
     ({"config": {"gateway": {"grpc": {"listen": "[::]:1"}}}}, "config.gateway.grpc.listen: the chart sets this itself"),
-    ({"config": {"coordination": {"etcd": {"password": "x"}}}}, "config.coordination.etcd.password: the chart sets this"),
+    (
+        {"config": {"coordination": {"etcd": {"password": "x"}}}},
+        "config.coordination.etcd.password: the chart sets this",
+    ),
     ({"config": {"gateway": {"drain": {"delay": "soon"}}}}, 'config.gateway.drain.delay: found "soon", expected'),
-    ({"config": {"worker": {"memory_budget": "2GiB"}}}, "worker.resources.limits.memory: found 2Gi, expected more than config.worker.memory_budget, which is 2GiB"),
+    (
+        {"config": {"worker": {"memory_budget": "2GiB"}}},
+        "worker.resources.limits.memory: found 2Gi, expected more than config.worker.memory_budget, which is 2GiB",
+    ),
     ({"store": {"kind": "s3"}}, "store.s3.url: empty, but store.kind is s3"),
     (
         {"store": {"kind": "s3", "s3": {"url": "s3://b"}}, "config": {"store": {"cache_max_bytes": "30GiB"}}},

@@ -1,5 +1,5 @@
-"""A release of the chart, its own pods as processes on the image's root, read-only, and without rights: it comes up, the bootstrap
-job promotes, `helm test`'s pod is answered from every shard, and SIGTERM drains within the grace."""
+"""A release of the chart, its own pods as processes on the image's root, read-only, and without rights: it comes up,
+the bootstrap job promotes, `helm test`'s pod is answered from every shard, and SIGTERM drains within the grace."""
 
 import shutil
 import subprocess

@@ -17,7 +17,7 @@ def comments() -> dict[str, str]:
     said, path, comment = {}, [], []
     for line in (chart.CHART / "values.yaml").read_text().splitlines():
         if found := re.match(r"( *)([A-Za-z0-9]+):", line):
-            path = path[: len(found[1]) // 2] + [found[2]]
+            path = [*path[: len(found[1]) // 2], found[2]]
             said[".".join(path)] = " ".join(comment)
             comment = []
         elif line.strip().startswith("# -- "):

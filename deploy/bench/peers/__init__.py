@@ -1,5 +1,5 @@
-"""Peers: other servers of the Open Inference Protocol, on the same model. Each is a program that is started with a model,
-its name, a port for gRPC and one for HTTP; one that cannot be had here says why, in the report."""
+"""Peers: other servers of the Open Inference Protocol, on the same model. Each is a program that is started with a
+model, its name, a port for gRPC and one for HTTP; one that cannot be had here says why, in the report."""
 
 import os
 import socket

@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 from grpc_tools import protoc
+
 from model import session, tensors
 
 PROTO = Path(__file__).resolve().parents[3] / "proto"
@@ -33,7 +34,7 @@ def main() -> None:
     inputs, outputs = tensors(model.get_inputs()), tensors(model.get_outputs())
 
     class Service(services.GRPCInferenceServiceServicer):
-        def ModelMetadata(self, request, context):  # noqa: N802, ANN001, ANN202
+        def ModelMetadata(self, request, context):  # noqa: ANN001, ANN202
             tensor = pb.ModelMetadataResponse.TensorMetadata
             return pb.ModelMetadataResponse(
                 name=name,
@@ -41,7 +42,7 @@ def main() -> None:
                 outputs=[tensor(name=n, datatype=t, shape=s) for n, t, s in outputs],
             )
 
-        def ModelInfer(self, request, context):  # noqa: N802, ANN001, ANN202
+        def ModelInfer(self, request, context):  # noqa: ANN001, ANN202
             pairs = zip(request.inputs, request.raw_input_contents, strict=True)
             feeds = {i.name: np.frombuffer(raw, NUMBERS[i.datatype]).reshape(i.shape) for i, raw in pairs}
             (score,) = model.run([outputs[0][0]], feeds)

@@ -1,8 +1,9 @@
-"""`kserve_server.py MODEL.onnx NAME GRPC_PORT HTTP_PORT`: a custom predictor of KServe's SDK, as its documentation has it."""
+"""`kserve_server.py MODEL.onnx NAME GRPC_PORT HTTP_PORT`: a custom predictor of KServe's SDK, as documented."""
 
 import sys
 
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
+
 from model import session, tensors
 
 

@@ -1,4 +1,4 @@
-"""`mlserver_server.py MODEL.onnx NAME GRPC_PORT HTTP_PORT`: a custom runtime of MLServer, as its documentation has it."""
+"""`mlserver_server.py MODEL.onnx NAME GRPC_PORT HTTP_PORT`: a custom runtime of MLServer, as documented."""
 
 import asyncio
 import logging
@@ -8,6 +8,7 @@ from mlserver import MLModel, MLServer, ModelSettings, Settings
 from mlserver.codecs import NumpyCodec
 from mlserver.settings import ModelParameters
 from mlserver.types import InferenceRequest, InferenceResponse, MetadataTensor
+
 from model import session, tensors
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import polars as pl
+import pytest
+
 import compare
 import machine
 import parts
 import peers
-import pytest
+import quantized
 import scale
 import stress
 
@@ -94,3 +97,32 @@ def test_the_line_through_points_of_a_law_is_the_law() -> None:
 def test_every_point_is_in_the_picture() -> None:
     picture = scale.plot({"one": [(1, 1.0), (64, 9.0)], "two": [(1, 2.0), (64, 20.0)]}, "shards", "ms")
     assert picture.count("<circle") == 4 and picture.count("<polyline") == 2
+
+
+def test_a_speed_up_stands_beside_its_loss() -> None:
+    def built(ndcg: float, encoder: int, forms: dict) -> quantized.Built:
+        sizes = {"encoder": encoder, "ranker": 2048}
+        return quantized.Built(Path("none"), {"metrics": {"ndcg@10": ndcg}, "forms": forms}, sizes)
+
+    forms = [{"form": "fp32", "served": False, "loss": 0.0}, {"form": "int8-dynamic", "served": True, "loss": 0.002}]
+    both = {
+        quantized.AS_TRAINED: built(0.5, 4096, {}),
+        quantized.CHOSEN: built(0.4975, 1024, {"encoder": forms}),
+    }
+    lanes = [compare.Lane(name, lambda rows, rate=rate: rate) for name, rate in zip(both, (100.0, 150.0), strict=True)]
+    compare.measure(lanes, [1], rounds=2)
+    lines = quantized.table(lanes, both)
+    assert lines[2] == "| as trained | 100 | 1.00x (1.00x to 1.00x) | fp32, 4 KiB | fp32, 2 KiB | 0.5000 | +0.0000 |"
+    chosen = "150 | 1.50x (1.50x to 1.50x) | int8-dynamic, 1 KiB | fp32, 2 KiB | 0.4975 | +0.0025 |"
+    assert lines[3] == f"| in the forms chosen | {chosen}"
+    assert lines[-1].endswith("not trained on: a loss of +0.0020.")
+    with pytest.raises(machine.NotRun, match="as trained: no answer"):
+        quantized.table([compare.Lane(quantized.AS_TRAINED, reason="no answer")], both)
+
+
+def test_the_queries_of_the_data_are_replayed(tmp_path: Path) -> None:
+    with pytest.raises(machine.NotRun, match="has none of"):
+        quantized.replayed(tmp_path, tmp_path / "queries.txt")
+    for name, queries in [("queries_open", ["labelled"]), ("replay_queries", ["red kettle", "mug"])]:
+        pl.DataFrame({"query": queries}).write_parquet(tmp_path / f"{name}.parquet")
+    assert quantized.replayed(tmp_path, tmp_path / "queries.txt").read_text() == "red kettle\nmug"

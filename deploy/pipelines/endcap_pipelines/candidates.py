@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from endcap_pipelines.lists import RRF_K
 
-Compute = dict[str, object] | None
+Compute = dict[str, Any] | None
 
 ALL = ["brand", "name", "product_class", "color", "text"]
 # What the given ranker was trained with for tokens that no name has.
@@ -57,7 +58,7 @@ class Candidates:
 
 
 def dense(personal: bool) -> Candidates:
-    features = {
+    features: dict[str, Compute] = {
         "match.cosine": {"kind": "vector_score"},
         **_shares(SHARES),
         "match.missing_tokens": {"kind": "missing_tokens", "columns": ALL},
@@ -76,7 +77,7 @@ def fused(personal: bool) -> Candidates:
 
 def lambdamart_22() -> Candidates:
     """The 22 features of a given `ranker.onnx`, in its order."""
-    features = {
+    features: dict[str, Compute] = {
         "match.bm25_name_class": {"kind": "bm25", "columns": ["name", "product_class"]},
         "match.bm25_all": {"kind": "bm25", "columns": ALL},
         "match.bm25_name": {"kind": "bm25", "columns": ["name"]},
@@ -98,7 +99,7 @@ def lambdamart_22() -> Candidates:
 
 def rrf() -> Candidates:
     """The fusion of the top 1,000 of each list, as it is."""
-    features = {"match.rrf": {"kind": "reciprocal_rank_fusion", "k": RRF_K, "depth": 1000}}
+    features: dict[str, Compute] = {"match.rrf": {"kind": "reciprocal_rank_fusion", "k": RRF_K, "depth": 1000}}
     return Candidates(features, 1000, 1000)
 
 

@@ -37,8 +37,8 @@ class Finding:
         return f"{kind:8} {self.where}: {self.what}" + (f"; {self.advice}" if self.advice else "")
 
 
-def _text(**more: object) -> pandera.Column:
-    return pandera.Column(pl.String, nullable=True, **more)
+def _text() -> pandera.Column:
+    return pandera.Column(pl.String, nullable=True)
 
 
 def _number(*checks: pandera.Check) -> pandera.Column:
@@ -196,13 +196,17 @@ def pass_or_stop(folder: Path, against: Path | None, profile: Path | None) -> li
     errors = sum(finding.error for finding in findings)
     compared = "compared with the last run" if last else "no last run to compare with"
     lines = [str(finding) for finding in findings]
-    lines.append(f"{folder}: {errors} errors, {len(findings) - errors} warnings; {compared}")
+    lines.append(f"{folder}: {_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}; {compared}")
     if errors:
         raise ChecksFailed("\n".join(lines))
     if profile:
         profile.parent.mkdir(parents=True, exist_ok=True)
         profile.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from endcap_pipelines import params
 from endcap_pipelines.data import DataError
 from endcap_pipelines.fleet import FleetError
+from endcap_pipelines.params import Params, read
 
 
 class Arguments(argparse.Namespace):
@@ -16,8 +16,8 @@ class Arguments(argparse.Namespace):
     set: list[str]
     work: Path
 
-    def read_params(self) -> params.Params:
-        return params.read(self.params, self.set)
+    def read_params(self) -> Params:
+        return read(self.params, self.set)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -34,7 +34,7 @@ def write(
 
 def golden(data: Data, encoder: Encoder, features: Features, session: ort.InferenceSession) -> list[dict[str, object]]:
     """Complete requests with what they must give, taken from ONNX Runtime on the final files."""
-    requests = []
+    requests: list[dict[str, object]] = []
     for i in range(0, len(data.queries), max(len(data.queries) // GOLDEN_REQUESTS, 1)):
         query = data.queries[i]
         lists = features.lists(query, encoder)

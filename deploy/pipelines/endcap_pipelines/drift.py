@@ -6,6 +6,7 @@ look, above 0.25 another population.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -33,7 +34,7 @@ def profile(products: pl.DataFrame) -> dict[str, object]:
     return {"rows": len(products), "columns": columns}
 
 
-def compare(then: Mapping[str, object], products: pl.DataFrame) -> Iterator[tuple[bool, str, str]]:
+def compare(then: Mapping[str, Any], products: pl.DataFrame) -> Iterator[tuple[bool, str, str]]:
     """(whether it is an error, column, what was found), for every column that moved."""
     before, now = int(then["rows"]), len(products)
     change = now / before - 1

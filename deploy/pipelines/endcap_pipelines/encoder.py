@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,8 @@ DIMENSION = 64
 STEPS = 1500
 BATCH = 256
 TEMPERATURE = 0.07
+# Adds to a table's gradient what the slope at its vectors means for it.
+Back = Callable[[np.ndarray, np.ndarray], None]
 
 
 @dataclass
@@ -37,9 +39,11 @@ class Encoder:
 
 def prepare(data: Data, out: Path, seed: int, steps: int = STEPS) -> Encoder:
     """`steps`: of the training, where the folder brings no encoder."""
-    if (data.folder / "encoder_fp32.onnx").is_file():
-        return _given(data, out)
-    return _trained(data, out, seed, steps)
+    return _given(data, out) if is_given(data) else _trained(data, out, seed, steps)
+
+
+def is_given(data: Data) -> bool:
+    return (data.folder / "encoder_fp32.onnx").is_file()
 
 
 def save(encoder: Encoder, folder: Path) -> None:
@@ -189,7 +193,8 @@ def _train(
     return table.astype(np.float32)
 
 
-def _embed(table: np.ndarray, bags: Sequence[np.ndarray]):  # noqa: ANN202
+def _embed(table: np.ndarray, bags: Sequence[np.ndarray]) -> tuple[np.ndarray, Back]:
+    """Unit vectors of bags of tokens, and the way back."""
     lengths = np.array([len(bag) for bag in bags])
     flat, owner = np.concatenate(bags), np.repeat(np.arange(len(bags)), lengths)
     sums = np.add.reduceat(table[flat], np.concatenate([[0], np.cumsum(lengths)[:-1]]))

@@ -3,6 +3,7 @@ against each other."""
 
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class Features:
         return np.stack(columns, axis=1)
 
     def _computed(
-        self, compute: dict[str, object], query: str, lists: Lists, items: np.ndarray
+        self, compute: dict[str, Any], query: str, lists: Lists, items: np.ndarray
     ) -> np.ndarray | list[float]:
         wanted, words = distinct(query), tokens(query)
         dense, lexical = (ranks[items] for ranks in lists.ranks())

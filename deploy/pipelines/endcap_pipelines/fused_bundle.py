@@ -42,7 +42,7 @@ def build(folder: Path, out: Path, ranker: str, seed: int) -> None:
 
 def write_fusion(path: Path) -> None:
     """The one feature, which is the score."""
-    shape = ["rows", 1]
+    shape: list[str | int | None] = ["rows", 1]
     graph = helper.make_graph(
         [helper.make_node("Identity", ["features"], ["score"])],
         "ranker",

@@ -64,7 +64,8 @@ class Lists:
 
     def fused(self, by_id: np.ndarray) -> np.ndarray:
         """Rows of either list by reciprocal rank fusion, best first."""
-        sums = sum(reciprocal(ranks) for ranks in self.ranks())
+        dense, lexical = self.ranks()
+        sums = reciprocal(dense) + reciprocal(lexical)
         rows = np.flatnonzero(sums)
         return rows[np.lexsort((by_id[rows], -sums[rows]))]
 

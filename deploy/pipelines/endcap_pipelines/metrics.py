@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+Floats = Sequence[float] | np.ndarray
+
 
 def _discounted(gains: Sequence[float]) -> float:
     return float(sum(gain / np.log2(rank + 2) for rank, gain in enumerate(gains)))
@@ -37,7 +39,7 @@ def summary(rankings: Sequence[Sequence[str]], gains: Sequence[Mapping[str, floa
     }
 
 
-def paired_interval(left: Sequence[float], right: Sequence[float], seed: int) -> tuple[float, float]:
+def paired_interval(left: Floats, right: Floats, seed: int) -> tuple[float, float]:
     """95 % bootstrap interval of the mean difference left - right over the same queries."""
     differences = np.asarray(left) - np.asarray(right)
     random = np.random.default_rng(seed)

@@ -30,6 +30,8 @@ BATCH_TOLERANCE = 1e-5
 # A form must not be slower than the original by more than what timing on a busy machine can tell.
 SLOWEST = 1.1
 ROUNDS = 15
+# What ONNX Runtime logs; warnings are its default.
+RUNTIME_WARNINGS, RUNTIME_ERRORS = 2, 3
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class Verdict:
     loss: float = 0.0
     neighbours: float = 0.0
     refused: str = ""
+
+    @property
+    def path(self) -> Path:
+        """Of a form that could be made."""
+        if self.form.path is None:
+            raise ValueError(f"there is no {self.form.name}: {self.form.why_not}")
+        return self.form.path
 
 
 class _Calibration(CalibrationDataReader):
@@ -151,7 +160,7 @@ def record(verdicts: Sequence[Verdict], chosen: Verdict) -> list[dict[str, objec
 
 def table(verdicts: Sequence[Verdict], chosen: Verdict) -> Iterator[str]:
     """Lines for a terminal: what each form cost and gained."""
-    yield f"{'form':14}{'KiB':>9}{'time':>7}{'quality':>9}{'loss':>8}{'neighbours':>12}  verdict"
+    yield f"{'form':14}{'KiB':>9}{'takes':>7}{'quality':>9}{'loss':>8}{'neighbours':>12}  verdict"
     for v in verdicts:
         if v.form.path is None:
             yield f"{v.form.name:14}{'':45}  {v.refused}"
@@ -175,12 +184,14 @@ def _refusal(verdict: Verdict, original: bool, budget: float, shared: bool) -> s
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """The quantizers log advice for what `_static` does and trees do not need."""
+    """The quantizers log advice for what `_static` does and trees do not need, and the runtime what they left over."""
     logging.disable(logging.WARNING)
+    ort.set_default_logger_severity(RUNTIME_ERRORS)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
+        ort.set_default_logger_severity(RUNTIME_WARNINGS)
 
 
 def _graph(source: Path, target: Path) -> None:

@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
 from endcap_pipelines.candidates import TRAINED
 from endcap_pipelines.data import DataError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 BEST = "best"
+Section = TypeVar("Section", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Params:
     return replace(params, data=(path.parent / params.data).resolve())
 
 
-def _override(found: dict, override: str) -> None:
+def _override(found: dict[str, Any], override: str) -> None:
     name, equals, value = override.partition("=")
     if not equals:
         raise DataError(f"--set {override!r}: expected name=value, such as train.recipe=lightgbm")
@@ -114,13 +118,13 @@ def _override(found: dict, override: str) -> None:
     found[key] = yaml.safe_load(value)
 
 
-def _section(kind: type, found: object, where: str, faults: list[str]):  # noqa: ANN202
+def _section(kind: type[Section], found: object, where: str, faults: list[str]) -> Section:
     if not isinstance(found, dict):
         faults.append(f"{where} is {found!r}; expected names with values")
         return kind()
     kinds = get_type_hints(kind)
     faults += [f"{where}{name} is unknown; expected one of {', '.join(kinds)}" for name in found if name not in kinds]
-    values = {}
+    values: dict[str, Any] = {}
     for each in fields(kind):
         if each.name not in found:
             continue
@@ -132,7 +136,7 @@ def _section(kind: type, found: object, where: str, faults: list[str]):  # noqa:
     return kind(**values)
 
 
-def _value(kind: type, value: object, name: str, faults: list[str]) -> object:
+def _value(kind: type, value: Any, name: str, faults: list[str]) -> object:  # noqa: ANN401
     if kind is Path:
         return Path(str(value))
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -141,7 +145,7 @@ def _value(kind: type, value: object, name: str, faults: list[str]) -> object:
     plain = get_origin(kind) or kind
     if not isinstance(value, plain) or (plain is int and not whole):
         faults.append(f"{name} is {value!r}; expected {plain.__name__}")
-    elif plain is list and not all(isinstance(one, get_args(kind)[0]) for one in value):
+    elif isinstance(value, list) and not all(isinstance(one, get_args(kind)[0]) for one in value):
         faults.append(f"{name} is {value!r}; expected a list of {get_args(kind)[0].__name__}")
     return value
 

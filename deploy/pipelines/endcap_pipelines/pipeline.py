@@ -76,14 +76,16 @@ def table(params: Params, work: Path, verdict: str) -> Iterator[str]:
     if interval := compared["decision"]["interval"]:
         yield f"{'candidate - stable, held out':34}{interval[0]:+.4f} to {interval[1]:+.4f}"
     yield ""
-    yield f"{'model':10}{'form':14}{'KiB before':>11}{'KiB':>9}{'time':>8}{'loss':>9}"
+    yield f"{'model':10}{'form':14}{'KiB before':>11}{'KiB':>9}{'takes':>8}{'ndcg@10 lost':>14}"
     for name, tried in forms.items():
         served = _served(tried)
         sizes = f"{tried[0]['bytes'] / 1024:11.1f}{served['bytes'] / 1024:9.1f}"
-        yield f"{name:10}{served['form']:14}{sizes}{served['time']:7.2f}x{served['loss']:9.4f}"
+        yield f"{name:10}{served['form']:14}{sizes}{served['time']:7.2f}x{served['loss']:14.4f}"
     yield ""
     name = f"{version['model']} version {version['version']}"
     yield f"verdict: {name} {verdict}"
+    for note in compared["decision"]["notes"]:
+        yield f"  note     {note}"
     yield f"  bundle   {version['digest']}  {(work / bundle.PACKED).stat().st_size / 1024:.0f} KiB"
     for part in ["ranker", "encoder"]:
         yield f"  {part:8} {lineage[part]}  {lineage[f'{part}.form']}"

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -90,7 +91,7 @@ def words(query: str) -> str:
 
 
 def save(path: Path, pools: Sequence[Pool]) -> None:
-    flat = {name: np.concatenate([getattr(p, name) for p in pools]) for name in Pool.__annotations__}
+    flat: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in pools]) for name in Pool.__annotations__}
     lengths = np.array([[len(p.retrieved), len(p.training)] for p in pools])
     np.savez(path, lengths=lengths, **flat)
 

@@ -1,6 +1,7 @@
 """LambdaMART (LightGBM) on graded labels, and its conversion to ONNX."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -44,7 +45,7 @@ def train(
 
 def to_onnx(booster: lgb.Booster, names: list[str]) -> onnx.ModelProto:
     """`features` [N, k] to `score` [N, 1]: the sum of the trees."""
-    attributes: dict[str, list] = {}
+    attributes: dict[str, Any] = {}
     trees = [tree["tree_structure"] for tree in booster.dump_model()["tree_info"]]
     for tree_id, tree in enumerate(trees):
         for node in _nodes(tree, tree_id):
@@ -72,7 +73,7 @@ def to_onnx(booster: lgb.Booster, names: list[str]) -> onnx.ModelProto:
     return model
 
 
-def _walk(node: dict, counter: list[int]) -> Iterator[tuple[int, dict, int, int]]:
+def _walk(node: dict[str, Any], counter: list[int]) -> Iterator[tuple[int, dict[str, Any], int, int]]:
     """Nodes with their number and those of their children, in depth-first order."""
     number = counter[0]
     counter[0] += 1
@@ -88,7 +89,7 @@ def _walk(node: dict, counter: list[int]) -> Iterator[tuple[int, dict, int, int]
     yield from below_right
 
 
-def _nodes(tree: dict, tree_id: int) -> Iterator[dict]:
+def _nodes(tree: dict[str, Any], tree_id: int) -> Iterator[dict[str, Any]]:
     for number, node, left, right in _walk(tree, [0]):
         leaf = "leaf_value" in node
         if not leaf and node["decision_type"] != "<=":
@@ -106,8 +107,8 @@ def _nodes(tree: dict, tree_id: int) -> Iterator[dict]:
         }
 
 
-def _targets(trees: Sequence[dict]) -> dict[str, list]:
-    targets: dict[str, list] = {key: [] for key in ["treeids", "nodeids", "ids", "weights"]}
+def _targets(trees: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    targets: dict[str, list[float]] = {key: [] for key in ["treeids", "nodeids", "ids", "weights"]}
     for tree_id, tree in enumerate(trees):
         for number, node, _, _ in _walk(tree, [0]):
             if "leaf_value" in node:

@@ -61,8 +61,8 @@ def write_items(
         columns[name] = pa.array(values)
     price = data.numbers["price"].astype(np.float32)
     columns["price"] = pa.array(price, mask=np.isnan(price))
-    for name, values in numbers.items():
-        columns[name] = pa.array(values, mask=np.isnan(values))
+    for name, column in numbers.items():
+        columns[name] = pa.array(column, mask=np.isnan(column))
     flat = pa.array(vectors.reshape(-1))
     columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     pq.write_table(pa.table(columns), path)

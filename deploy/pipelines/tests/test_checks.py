@@ -184,5 +184,5 @@ def test_the_command_ends_with_one_on_an_error_and_keeps_no_profile(tmp_path: Pa
     folder = write(FAULTS["a price below zero"][0](shop()), tmp_path / "data")
     command = [sys.executable, "-m", "endcap_pipelines.checks", "--data", str(folder), "--profile", str(tmp_path / "p")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.returncode == 1 and "1 errors, 0 warnings" in ran.stdout
+    assert ran.returncode == 1 and "1 error, 0 warnings" in ran.stdout
     assert not (tmp_path / "p").exists()

@@ -10,8 +10,8 @@ import onnx
 import onnxruntime as ort
 import polars as pl
 import pytest
-import shop
 
+import shop
 from endcap_pipelines import bundle, candidates, metrics, params, personal, pools, ranker, stages
 from endcap_pipelines.checks import ChecksFailed
 from endcap_pipelines.data import DataError, sha256

@@ -3,7 +3,7 @@
 import argparse
 import multiprocessing
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def answers(task: Task, name: str, folds: int, seed: int) -> list[list[str]]:
     return crossval.held_out(task, fit, folds)
 
 
-def table(task: Task, rankings: dict[str, Sequence[Sequence[str]]], seed: int) -> Iterator[str]:
+def table(task: Task, rankings: Mapping[str, Sequence[Sequence[str]]], seed: int) -> Iterator[str]:
     """A line for each, with 95 % intervals of what it adds to the orders that need no training."""
     references = {name: crossval.ndcg(task, order) for name, order in task.references.items()}
     yield f"{'recipe':18}{'ndcg@10':>9}{'recall@100':>12}" + "".join(f"{'  - ' + name:26}" for name in references)

@@ -50,8 +50,8 @@ def held_out(task: Task, fit: Callable[[Examples], Fitted], folds: int) -> list[
         raise DataError(f"{folds} folds of {len(set(fold.tolist()))} different queries; expected fewer folds")
     answers: list[list[str]] = [[] for _ in task.pools]
     for each in range(folds):
-        fitted = fit(examples(task.names, [task.pools[i] for i in np.flatnonzero(fold != each)]))
-        for i in np.flatnonzero(fold == each):
+        fitted = fit(examples(task.names, [task.pools[i] for i in np.flatnonzero(fold != each).tolist()]))
+        for i in np.flatnonzero(fold == each).tolist():
             pool = task.pools[i]
             answers[i] = pools.ranking(task.data, pool.retrieved, fitted.scores(pool.rows))
     return answers

@@ -108,12 +108,11 @@ class Quantized(Pruned):
         keras.train(rounding, examples, settings)
         trained = {layer.name.removeprefix("quant_"): layer for layer in rounding.layers}
         for layer in plain.layers:
-            found = trained.get(layer.name)
             if _is_hidden(layer):
-                kernel, bias = _weights(found)
+                kernel, bias = _weights(trained[layer.name])
                 layer.set_weights([_rounded(kernel), bias])
             elif layer.weights:
-                layer.set_weights(found.get_weights())
+                layer.set_weights(trained[layer.name].get_weights())
         return plain
 
 

@@ -21,7 +21,7 @@ class Trees:
     names: Sequence[str]
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        return self.booster.predict(rows).astype(np.float32)
+        return np.asarray(self.booster.predict(rows), dtype=np.float32)
 
     def to_onnx(self) -> onnx.ModelProto:
         return ranker.to_onnx(self.booster, list(self.names))

@@ -19,7 +19,7 @@ if "tensorflow" in sys.modules and "paddle2onnx" not in sys.modules:
 # By default the converter installs a package with pip while it runs. None is in the environment, none may be asked.
 os.environ["PIP_NO_INDEX"] = "1"
 
-import paddle  # noqa: F401  (paddle_mlp takes it from here, after the check above)
+import paddle as paddle  # for paddle_mlp, after the check above
 import paddle2onnx
 from onnx import TensorProto, compose, helper, numpy_helper
 

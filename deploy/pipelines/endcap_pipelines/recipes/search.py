@@ -60,7 +60,7 @@ def proposed(trainer: Recipe, trial: optuna.Trial) -> dict[str, int | float | st
     values: dict[str, int | float | str] = {}
     for name, bounds in trainer.space.items():
         low, high = bounds[0], bounds[-1]
-        if isinstance(low, str):
+        if isinstance(low, str) or isinstance(high, str):
             values[name] = trial.suggest_categorical(name, list(bounds))
         elif isinstance(low, int) and isinstance(high, int):
             values[name] = trial.suggest_int(name, low, high, log=high >= 10 * low > 0)

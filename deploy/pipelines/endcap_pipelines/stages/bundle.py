@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -57,7 +58,7 @@ def training(params: Params, work: Path, out: Path) -> dict[str, str]:
     return found
 
 
-def evaluate_files(prepared: Prepared, work: Path, session: ort.InferenceSession) -> dict[str, object]:
+def evaluate_files(prepared: Prepared, work: Path, session: ort.InferenceSession) -> dict[str, Any]:
     """What the fleet will answer with the final files, computed without it; and what came before them."""
     data, features = prepared.data, prepared.features
     answers = [pools.answer(features, prepared.encoder, query, session) for query in data.queries]

@@ -61,6 +61,6 @@ def added(left: Rankings, right: Rankings, prepared: Prepared, seed: int, name: 
     found = {}
     for figure, measure in COMPARED.items():
         k = int(figure.partition("@")[2])
-        pair = ([measure(k, r, g) for r, g in zip(rs, prepared.data.gains, strict=True)] for rs in (left, right))
-        found[f"{name}_{figure}_low"], found[f"{name}_{figure}_high"] = metrics.paired_interval(*pair, seed)
+        mine, its = ([measure(k, r, g) for r, g in zip(rs, prepared.data.gains, strict=True)] for rs in (left, right))
+        found[f"{name}_{figure}_low"], found[f"{name}_{figure}_high"] = metrics.paired_interval(mine, its, seed)
     return found

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -34,17 +35,17 @@ def run(params: Params, work: Path) -> None:
         if name not in params.optimize.models:
             shutil.copyfile(originals[name], served)
             continue
+        say(f"  {name}: making its forms, and judging each")
         verdicts = choose(params, prepared, work, originals[name])
         best = optimize.choose(verdicts)
-        shutil.copyfile(best.form.path, served)
-        say(f"  {name}")
+        shutil.copyfile(best.path, served)
         for line in optimize.table(verdicts, best):
             say(f"    {line}")
         found[name] = optimize.record(verdicts, best)
     write_json(work / FORMS, found)
 
 
-def forms(work: Path) -> dict[str, list[dict[str, object]]]:
+def forms(work: Path) -> dict[str, list[dict[str, Any]]]:
     """By model, what each of its forms cost and gained."""
     return json.loads((work / FORMS).read_text())
 

@@ -47,6 +47,8 @@ def run(params: Params, work: Path) -> None:
             f"prepare.held_out is {params.prepare.held_out}: of {len(data.queries)} queries {apart.sum()} are held "
             "out; expected some and not all, change the share"
         )
+    if not encoder.is_given(data):
+        say(f"  the data has no encoder: training one, {params.prepare.steps} steps")
     made = encoder.prepare(data, out, params.seed, params.prepare.steps)
     encoder.save(made, out)
     say(f"  encoder: {made.items.shape[1]} numbers a vector")

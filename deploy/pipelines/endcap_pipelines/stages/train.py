@@ -41,11 +41,13 @@ def run(params: Params, work: Path) -> None:
     onnx.save(model, path)
     facts["conversion"] = moved(fitted, path, prepared.pools)
     if features.candidates.personal:
-        facts["taste"] = personal.fit(data, features)
-        onnx.save(personal.add(model, features.names, facts["taste"]), path)
+        facts["taste"] = taste = personal.fit(data, features)
+        onnx.save(personal.add(model, features.names, taste), path)
     write_json(work / FACTS, facts)
-    say(f"  {params.train.recipe}: {path.stat().st_size / 1024:.0f} KiB, conversion moved no score by more than "
-        f"{facts['conversion']:.0e}")  # fmt: skip
+    say(
+        f"  {params.train.recipe} it is, trained on {len(prepared.trained_on)} queries: "
+        f"{path.stat().st_size / 1024:.0f} KiB; the conversion moved no score by more than {facts['conversion']:.0e}"
+    )
 
 
 def chosen(params: Params, prepared: Prepared) -> str:

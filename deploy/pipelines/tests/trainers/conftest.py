@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 # Paddle crashes where TensorFlow was imported before it; the other order works. PyTorch's environment has neither.
 if importlib.util.find_spec("paddle"):
@@ -14,6 +15,15 @@ from endcap_pipelines.recipes.linear import GAINS
 
 COLUMNS = 6
 ITEMS = 40
+
+
+def installed(name: str) -> object:
+    """A recipe's name as a test's parameter, skipped where its framework is absent."""
+    missing = name.startswith("torch") and importlib.util.find_spec("torch") is None
+    return pytest.param(
+        name,
+        marks=pytest.mark.skipif(missing, reason=f"{name}: PyTorch is not installed (6 GB; `make test-torch` runs it)"),
+    )
 
 
 def examples(seed: int, queries: int = 80) -> Examples:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import examples, ndcg
 
+from conftest import examples, ndcg
 from endcap_pipelines.recipes import keras_pruned
 
 SEED = 7

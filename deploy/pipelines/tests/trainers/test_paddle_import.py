@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime as ort
 import paddle
 import pytest
-from conftest import COLUMNS, examples
 
+from conftest import COLUMNS, examples
 from endcap_pipelines.recipes import paddle_import, paddle_mlp
 
 

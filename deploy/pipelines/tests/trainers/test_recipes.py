@@ -1,29 +1,20 @@
 """What every recipe promises, held against each with its real framework."""
 
-import importlib.util
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import onnxruntime as ort
 import pytest
-from conftest import examples, ndcg, shuffled
 
+from conftest import examples, installed, ndcg, shuffled
 from endcap_pipelines import optimize
 from endcap_pipelines.recipes import RECIPES, Fitted, recipe
 
 SEED = 7
 
 
-def _mark(name: str) -> object:
-    missing = name.startswith("torch") and importlib.util.find_spec("torch") is None
-    return pytest.param(
-        name,
-        marks=pytest.mark.skipif(missing, reason=f"{name}: PyTorch is not installed (6 GB; `make test-torch` runs it)"),
-    )
-
-
-every_recipe = pytest.mark.parametrize("name", [_mark(name) for name in RECIPES])
+every_recipe = pytest.mark.parametrize("name", [installed(name) for name in RECIPES])
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 import optuna
 import pytest
-from conftest import COLUMNS, examples
 
+from conftest import COLUMNS, examples
 from endcap_pipelines import pools
 from endcap_pipelines.data import Data, DataError
 from endcap_pipelines.recipes import Parameters, crossval, recipe

@@ -1,6 +1,5 @@
 """What the two-tower recipes promise, held against each with its real framework, up to the fleet that serves them."""
 
-import importlib.util
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -12,6 +11,7 @@ import onnxruntime as ort
 import pyarrow.parquet as pq
 import pytest
 
+from conftest import installed
 from endcap_pipelines import contents, encoder, fused_bundle, metrics, optimize, source
 from endcap_pipelines.candidates import Candidates
 from endcap_pipelines.data import DataError, read
@@ -24,15 +24,7 @@ SEED, DIM, QUERIES, ITEMS = 7, 16, 120, 400
 TEXTS = ["red kettle", "a lamp of pine", "rug", "blue wool blanket for the stool of steel"]
 
 
-def _mark(name: str) -> object:
-    missing = name.startswith("torch") and importlib.util.find_spec("torch") is None
-    return pytest.param(
-        name,
-        marks=pytest.mark.skipif(missing, reason=f"{name}: PyTorch is not installed (6 GB; `make test-torch` runs it)"),
-    )
-
-
-every_recipe = pytest.mark.parametrize("name", [_mark(name) for name in TOWERS])
+every_recipe = pytest.mark.parametrize("name", [installed(name) for name in TOWERS])
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -161,7 +153,7 @@ def test_a_folder_without_pairs_is_refused(data: Path, tmp_path: Path) -> None:
         command.material(tmp_path, "clicks", tmp_path, SEED)
 
 
-@pytest.fixture(scope="module", params=[_mark(name) for name in TOWERS])
+@pytest.fixture(scope="module", params=[installed(name) for name in TOWERS])
 def folder(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with towers that the labels of every other query taught."""
     made = command.material(data, "labels", tmp_path_factory.mktemp("encoder"), SEED, steps=60)
