@@ -23,7 +23,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tracing::Instrument as _;
 
 use crate::{
     RequestId,
@@ -171,7 +170,7 @@ async fn call<S: ShardService>(
         Some(Call::Encode(_)) => "Encode",
         _ => "Score",
     };
-    let (traced, span) = calls.begin(rpc, &id, &traces::Line(frame.traceparent));
+    let begun = calls.begin(rpc, &id, &traces::Line(frame.traceparent));
     let deadline = before_caller(Duration::from_micros(frame.remaining_us));
     let work = async {
         match frame.call {
@@ -192,7 +191,7 @@ async fn call<S: ShardService>(
         calls.record(rpc, outcome.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
         outcome
     };
-    let outcome = traced.run(guarded).instrument(span).await;
+    let outcome = begun.run(guarded).await;
     fitting(outcome.unwrap_or_else(|status| Reply::Error(to_call_error(&status))), &id)
 }
 

@@ -17,7 +17,6 @@ use thiserror::Error;
 use tokio::time::Instant;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
-use tracing::{Instrument as _, Span};
 
 use crate::{
     Deadline, RequestId,
@@ -27,7 +26,7 @@ use crate::{
     metrics::{self, CallMeters},
     request_id::HEADER,
     status::to_status,
-    traces::{self, Traced},
+    traces::{self, Begun},
 };
 
 /// tonic's client and server apply `grpc-timeout` too, outside this stack, and say CANCELLED. Ending a tenth earlier,
@@ -124,27 +123,23 @@ where
         request.extensions_mut().insert(Calls(layer.clone()));
         request.extensions_mut().insert(InFlightLimit(layer.limit.now()));
         let rpc = rpc_name(request.uri().path());
-        let (traced, span) = layer.begin(rpc, &id, &traces::Headers(request.headers()));
+        let begun = Begun::new(layer.role, rpc, &id, &traces::Headers(request.headers()));
 
-        Box::pin(
-            traced
-                .run(async move {
-                    let outcome = layer.handle(inner, request).await;
-                    let mut response = match outcome {
-                        Ok(response) => response,
-                        Err(error) => to_status(&error, &id).into_http(),
-                    };
-                    if let Ok(mut value) = HeaderValue::from_str(id.as_str()) {
-                        // Never the same twice: it would only push out of the connection's table what is.
-                        value.set_sensitive(true);
-                        response.headers_mut().insert(HEADER, value);
-                    }
-                    // Last, so that it counts what the caller saw, whoever decided it.
-                    layer.record(rpc, code_of(&response), started);
-                    Ok(response)
-                })
-                .instrument(span),
-        )
+        Box::pin(begun.run(async move {
+            let outcome = layer.handle(inner, request).await;
+            let mut response = match outcome {
+                Ok(response) => response,
+                Err(error) => to_status(&error, &id).into_http(),
+            };
+            if let Ok(mut value) = HeaderValue::from_str(id.as_str()) {
+                // Never the same twice: it would only push out of the connection's table what is.
+                value.set_sensitive(true);
+                response.headers_mut().insert(HEADER, value);
+            }
+            // Last, so that it counts what the caller saw, whoever decided it.
+            layer.record(rpc, code_of(&response), started);
+            Ok(response)
+        }))
     }
 }
 
@@ -218,19 +213,9 @@ impl CallLayer {
         outcome
     }
 
-    /// A call's place in its trace, and what its log lines say of it.
-    pub(crate) fn begin(&self, rpc: &'static str, id: &RequestId, caller: &dyn Extractor) -> (Traced, Span) {
-        let role = self.role;
-        let traced = Traced::begin(role, rpc, id, caller);
-        // Of the highest level, so that lines of every level carry the ids.
-        let span = tracing::error_span!(
-            "rpc",
-            rpc.service = role,
-            rpc.method = rpc,
-            request.id = id.as_str(),
-            trace.id = traced.trace().map(tracing::field::display)
-        );
-        (traced, span)
+    /// A call that a stream brought.
+    pub(crate) fn begin(&self, rpc: &'static str, id: &RequestId, caller: &dyn Extractor) -> Begun {
+        Begun::new(self.role, rpc, id, caller)
     }
 
     /// Counts a call under what its caller sees. Within the call.

@@ -12,6 +12,7 @@ mod deadline;
 pub mod exchange;
 mod layers;
 mod limit;
+mod logs;
 pub mod metrics;
 mod readiness;
 mod request_id;

@@ -10,6 +10,7 @@ use tracing_subscriber::{
 
 use crate::{
     Settings,
+    logs::{Fields, JsonLines},
     traces::{self, TracesConfig},
 };
 
@@ -68,10 +69,16 @@ pub fn init(config: &TelemetryConfig, service: &str) -> Result<(), TelemetryErro
     }
     let (filter, handle) = reload::Layer::new(parse(&config.log)?);
     let logs = if config.json {
-        fmt::layer().json().with_writer(std::io::stderr).boxed()
+        let lines = JsonLines(fmt::format().json());
+        fmt::layer().json().event_format(lines).with_writer(std::io::stderr).boxed()
     } else {
         let colours = std::io::stderr().is_terminal();
-        fmt::layer().compact().with_target(true).with_ansi(colours).with_writer(std::io::stderr).boxed()
+        fmt::layer()
+            .compact()
+            .fmt_fields(Fields::default())
+            .with_ansi(colours)
+            .with_writer(std::io::stderr)
+            .boxed()
     };
     if let Some(config) = &config.traces {
         traces::start(config, service)?;

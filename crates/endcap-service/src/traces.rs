@@ -29,8 +29,8 @@ use opentelemetry_sdk::{
 };
 use tonic::metadata::{MetadataMap, MetadataValue};
 
+pub(crate) use call::{Begun, Call, finish, with_call};
 pub use call::{Note, Stage, stage};
-pub(crate) use call::{Traced, finish};
 
 use crate::{Settings, telemetry::TelemetryError};
 

@@ -21,22 +21,23 @@ use crate::RequestId;
 const MOST_STAGES: usize = 512;
 
 tokio::task_local! {
-    /// The innermost stage that runs now, or the call itself; nothing with traces off.
-    static CURRENT: Option<At>;
+    /// The innermost stage that runs now, or the call itself.
+    static CURRENT: At;
 }
 
-/// A place in a trace. Cheap to clone.
+/// A place in a call. Cheap to clone.
 #[derive(Debug, Clone)]
 struct At {
     call: Arc<Call>,
     span: SpanId,
 }
 
-/// A call that is being traced. It is sent or forgotten when the last part of it ends, also if nobody waited for it.
+/// A call. Its trace is sent or forgotten when the last part of it ends, also if nobody waited for it.
 #[derive(Debug)]
-struct Call {
-    tracer: Arc<Tracer>,
-    /// Its own span.
+pub(crate) struct Call {
+    /// Nothing with traces off.
+    tracer: Option<Arc<Tracer>>,
+    /// Its own span; with traces off its caller's.
     context: SpanContext,
     caller: SpanId,
     is_remote: bool,
@@ -105,44 +106,33 @@ impl From<Note> for Value {
     }
 }
 
-/// A call's place in its trace.
+/// A call that begins.
 #[derive(Debug)]
-pub(crate) struct Traced {
-    trace: TraceId,
-    at: Option<At>,
-}
+pub(crate) struct Begun(At);
 
-impl Traced {
+impl Begun {
     /// Makes the call a part of its caller's trace, or begins one.
-    pub(crate) fn begin(
+    pub(crate) fn new(
         service: &'static str,
         method: &'static str,
         request: &RequestId,
         caller: &dyn Extractor,
     ) -> Self {
-        Self::begin_with(TRACER.get(), service, method, request, &caller_of(caller))
+        Self::with(TRACER.get(), service, method, request, &caller_of(caller))
     }
 
-    pub(super) fn begin_with(
+    pub(super) fn with(
         tracer: Option<&Arc<Tracer>>,
         service: &'static str,
         method: &'static str,
         request: &RequestId,
         caller: &SpanContext,
     ) -> Self {
-        let Some(tracer) = tracer else { return Self { trace: caller.trace_id(), at: None } };
-        let ids = RandomIdGenerator::default();
-        let (trace, sampled) = if caller.is_valid() {
-            (caller.trace_id(), caller.is_sampled())
-        } else {
-            let trace = ids.new_trace_id();
-            (trace, tracer.samples(trace))
-        };
-        let span = ids.new_span_id();
-        let flags = TraceFlags::default().with_sampled(sampled);
+        let context = tracer.map_or_else(|| caller.clone(), |tracer| tracer.context(caller));
+        let span = context.span_id();
         let call = Call {
-            tracer: Arc::clone(tracer),
-            context: SpanContext::new(trace, span, flags, false, caller.trace_state().clone()),
+            tracer: tracer.cloned(),
+            context,
             caller: caller.span_id(),
             is_remote: caller.is_valid(),
             service,
@@ -152,22 +142,38 @@ impl Traced {
             began_at: SystemTime::now(),
             noted: Mutex::default(),
         };
-        Self { trace, at: Some(At { call: Arc::new(call), span }) }
-    }
-
-    /// The trace's id, which is the caller's even with traces off.
-    pub(crate) fn trace(&self) -> Option<TraceId> {
-        (self.trace != TraceId::INVALID).then_some(self.trace)
+        Self(At { call: Arc::new(call), span })
     }
 
     /// Runs the call's work.
     pub(crate) fn run<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
-        CURRENT.scope(self.at, work)
+        CURRENT.scope(self.0, work)
     }
 }
 
+impl Tracer {
+    /// The place in its trace of a call that begins.
+    fn context(&self, caller: &SpanContext) -> SpanContext {
+        let ids = RandomIdGenerator::default();
+        let (trace, sampled) = if caller.is_valid() {
+            (caller.trace_id(), caller.is_sampled())
+        } else {
+            let trace = ids.new_trace_id();
+            (trace, self.samples(trace))
+        };
+        let flags = TraceFlags::default().with_sampled(sampled);
+        SpanContext::new(trace, ids.new_span_id(), flags, false, caller.trace_state().clone())
+    }
+}
+
+/// Nothing with traces off, nor outside of a call.
 fn at() -> Option<At> {
-    CURRENT.try_with(Clone::clone).ok().flatten()
+    CURRENT.try_with(|at| at.call.tracer.is_some().then(|| at.clone())).ok().flatten()
+}
+
+/// Tells of the call that runs now, if one does.
+pub(crate) fn with_call<T>(tell: impl FnOnce(&Call) -> T) -> Option<T> {
+    CURRENT.try_with(|at| tell(&at.call)).ok()
 }
 
 /// Where whoever is called from here hangs.
@@ -223,8 +229,10 @@ impl Stage {
 
     /// Runs work whose stages, and whose calls of others, hang below this one.
     pub async fn run<T>(&self, work: impl Future<Output = T>) -> T {
-        let inside = self.0.as_ref().map(|open| At { call: Arc::clone(&open.at.call), span: open.id });
-        CURRENT.scope(inside, work).await
+        match &self.0 {
+            Some(open) => CURRENT.scope(At { call: Arc::clone(&open.at.call), span: open.id }, work).await,
+            None => work.await,
+        }
     }
 }
 
@@ -240,17 +248,18 @@ impl Drop for Stage {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        let Some(tracer) = self.tracer.take() else { return };
         let took = self.began.elapsed();
         let Noted { stages, end } = std::mem::take(self.noted.get_mut());
         let our_fault = end.is_some_and(|(_, our_fault)| our_fault);
-        if !self.context.is_sampled() && took < self.tracer.slow && !our_fault {
+        if !self.context.is_sampled() && took < tracer.slow && !our_fault {
             return;
         }
         for stage in stages {
             let attributes = stage.notes.into_iter().map(|(key, note)| KeyValue::new(key, note)).collect();
-            self.tracer.send.on_end(SpanData {
+            tracer.send.on_end(SpanData {
                 attributes,
-                ..self.span(stage.name, (stage.id, stage.parent), stage.began, stage.took)
+                ..self.span(&tracer, stage.name, (stage.id, stage.parent), (stage.began, stage.took))
             });
         }
         let mut attributes = vec![
@@ -263,23 +272,41 @@ impl Drop for Call {
             Some((code, true)) => Status::error(code),
             _ => Status::Unset,
         };
-        self.tracer.send.on_end(SpanData {
+        tracer.send.on_end(SpanData {
             parent_span_is_remote: self.is_remote,
             span_kind: SpanKind::Server,
             attributes,
             status,
-            ..self.span(self.method, (self.context.span_id(), self.caller), self.began, took)
+            ..self.span(&tracer, self.method, (self.context.span_id(), self.caller), (self.began, took))
         });
     }
 }
 
 impl Call {
+    /// Whose it is, in the words of log lines.
+    pub(crate) fn service(&self) -> &'static str {
+        self.service
+    }
+
+    pub(crate) fn method(&self) -> &'static str {
+        self.method
+    }
+
+    pub(crate) fn request(&self) -> &RequestId {
+        &self.request
+    }
+
+    /// The trace's id, which is the caller's even with traces off.
+    pub(crate) fn trace(&self) -> Option<TraceId> {
+        Some(self.context.trace_id()).filter(|trace| *trace != TraceId::INVALID)
+    }
+
     fn span(
         &self,
+        tracer: &Tracer,
         name: &'static str,
         (id, parent): (SpanId, SpanId),
-        began: Instant,
-        took: Duration,
+        (began, took): (Instant, Duration),
     ) -> SpanData {
         let start_time = self.began_at + began.saturating_duration_since(self.began);
         // The library sends only what says that it is sampled.
@@ -298,7 +325,7 @@ impl Call {
             events: Default::default(),
             links: Default::default(),
             status: Status::Unset,
-            instrumentation_scope: self.tracer.scope.clone(),
+            instrumentation_scope: tracer.scope.clone(),
         }
     }
 }

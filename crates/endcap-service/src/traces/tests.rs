@@ -49,8 +49,8 @@ fn caller(sampled: bool) -> SpanContext {
     SpanContext::new(trace, SpanId::from(7), flags, true, Default::default())
 }
 
-fn begin(tracer: &Arc<Tracer>, caller: &SpanContext) -> Traced {
-    Traced::begin_with(Some(tracer), "worker", "Score", &RequestId::new(), caller)
+fn begin(tracer: &Arc<Tracer>, caller: &SpanContext) -> Begun {
+    Begun::with(Some(tracer), "worker", "Score", &RequestId::new(), caller)
 }
 
 /// A call of two stages, one within the other.
