@@ -105,7 +105,7 @@ impl ShardClient for Remote {
                 &format!("answered for shard {}, not {}", answer.shard, part.shard),
             ));
         }
-        let pin = answer.pin.clone().and_then(|pin| VersionPin::try_from(pin).ok());
+        let pin = answer.pin.as_ref().and_then(|pin| VersionPin::try_from(pin).ok());
         let answer =
             shard_answer(answer, question.fields.len()).map_err(|detail| malformed(endpoint, &detail))?;
         Ok(Pinned { pin, answer })
@@ -121,7 +121,7 @@ impl ShardClient for Remote {
         let message = pb::EncodeRequest { pin: Some(pin.into()), query: query.to_owned() };
         let answer = self.ask_encode(endpoint, message, &call).await?;
         let vector = finite(&answer.vector).map_err(|detail| malformed(endpoint, &detail))?;
-        Ok(Pinned { pin: answer.pin.and_then(|pin| VersionPin::try_from(pin).ok()), answer: vector })
+        Ok(Pinned { pin: answer.pin.as_ref().and_then(|pin| VersionPin::try_from(pin).ok()), answer: vector })
     }
 }
 

@@ -31,10 +31,10 @@ impl From<&VersionPin> for pb::VersionPin {
     }
 }
 
-impl TryFrom<pb::VersionPin> for VersionPin {
+impl TryFrom<&pb::VersionPin> for VersionPin {
     type Error = WireError;
 
-    fn try_from(wire: pb::VersionPin) -> Result<Self, WireError> {
+    fn try_from(wire: &pb::VersionPin) -> Result<Self, WireError> {
         Ok(Self {
             model: wire.model.parse::<ModelName>().map_err(|e| WireError::invalid("pin.model", e))?,
             version: Version::try_from(wire.version).map_err(|e| WireError::invalid("pin.version", e))?,

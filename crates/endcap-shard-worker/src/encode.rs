@@ -10,8 +10,8 @@ pub(crate) async fn encode(
     request: pb::EncodeRequest,
     deadline: Deadline,
 ) -> Result<pb::EncodeResponse, WorkError> {
-    let pin = pin(request.pin)?;
+    let pin = pin(request.pin.as_ref())?;
     let model = holdings.model(&pin)?;
     let vector = model.encode(&request.query, deadline.instant()).await?;
-    Ok(pb::EncodeResponse { pin: Some((&pin).into()), vector: columns::encode_f32(&vector) })
+    Ok(pb::EncodeResponse { pin: request.pin, vector: columns::encode_f32(&vector) })
 }

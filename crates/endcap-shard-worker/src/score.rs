@@ -29,7 +29,8 @@ pub(crate) struct Score {
 
 /// A request whose every field has been checked.
 struct Work {
-    pin: VersionPin,
+    /// As it came, for the answer.
+    pin: pb::VersionPin,
     shard: u32,
     mode: Mode,
     query: QueryFeatures,
@@ -51,7 +52,7 @@ impl Score {
         request: pb::ScoreRequest,
         deadline: Deadline,
     ) -> Result<pb::ScoreResponse, WorkError> {
-        let pin = pin(request.pin.clone())?;
+        let pin = pin(request.pin.as_ref())?;
         let stage = stage("score").with("shard", request.shard).with("version", pin.version.get());
         stage.run(self.score(request, pin, deadline)).await
     }
@@ -64,7 +65,7 @@ impl Score {
     ) -> Result<pb::ScoreResponse, WorkError> {
         let shard = request.shard;
         let (model, table) = self.holdings.shard(&pin, shard)?;
-        let work = checked(request, pin, &model, &table)?;
+        let work = checked(request, &model, &table)?;
         if deadline.is_expired() {
             return Err(WorkError::Expired);
         }
@@ -85,7 +86,7 @@ impl Score {
         let ranked = model.rank(&table, &found.rows, &work.query, deadline.instant());
         let ranked = stage("rank").with("rows", found.rows.len()).run(ranked).await?;
         Ok(pb::ScoreResponse {
-            pin: Some((&work.pin).into()),
+            pin: Some(work.pin),
             shard,
             item_ids: found.rows.iter().map(|row| table.item_id(*row).to_owned()).collect(),
             scores: columns::encode_f32(&ranked.scores),
@@ -132,7 +133,7 @@ impl Score {
         let column =
             |score: fn(&Listed) -> f32| columns::encode_f32(&listed.iter().map(score).collect::<Vec<_>>());
         Ok(pb::ScoreResponse {
-            pin: Some((&work.pin).into()),
+            pin: Some(work.pin.clone()),
             shard: work.shard,
             item_ids: listed.iter().map(|item| table.item_id(item.row).to_owned()).collect(),
             retrieval_scores: column(|item| item.dense),
@@ -170,9 +171,9 @@ fn rows(table: &ShardTable, item_ids: &[String]) -> HashSet<u32> {
 }
 
 /// The version that a request names.
-pub(crate) fn pin(wire: Option<pb::VersionPin>) -> Result<VersionPin, WorkError> {
+pub(crate) fn pin(wire: Option<&pb::VersionPin>) -> Result<VersionPin, WorkError> {
     let mut violations = Violations::default();
-    match VersionPin::try_from(wire.unwrap_or_default()) {
+    match VersionPin::try_from(wire.unwrap_or(&pb::VersionPin::default())) {
         Ok(pin) => Ok(pin),
         Err(error) => {
             violations.push("pin", error.to_string());
@@ -181,12 +182,7 @@ pub(crate) fn pin(wire: Option<pb::VersionPin>) -> Result<VersionPin, WorkError>
     }
 }
 
-fn checked(
-    request: pb::ScoreRequest,
-    pin: VersionPin,
-    model: &VersionModel,
-    table: &ShardTable,
-) -> Result<Work, WorkError> {
+fn checked(request: pb::ScoreRequest, model: &VersionModel, table: &ShardTable) -> Result<Work, WorkError> {
     let mut violations = Violations::default();
     let vector = query_vector(&request.query_vector, model, &mut violations);
     let given = features(request.features, model, &mut violations);
@@ -204,6 +200,7 @@ fn checked(
     if let Mode::Rerank(pb::Rerank { item_ids, standing: Some(standing) }) = &mode {
         query = query.placed(&standing.clone().into(), table, item_ids);
     }
+    let pin = request.pin.unwrap_or_default();
     Ok(Work { pin, shard: request.shard, mode, query, vector, fields: request.fields })
 }
 

@@ -111,10 +111,11 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self, IdError> {
         let refused = || IdError::Digest { found: shortened(text) };
         let mut bytes = [0; 32];
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| refused())?;
-        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+        // The library would take a prefix, and upper case.
+        if text.len() != 64 || text.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(refused());
         }
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| refused())?;
         Ok(Self(bytes))
     }
 }
@@ -293,6 +294,13 @@ mod tests {
         let digest = Digest::from_bytes([0xab; 32]);
         assert_eq!(digest.to_hex().parse::<Digest>().unwrap(), digest);
         assert!(digest.to_hex().to_uppercase().parse::<Digest>().is_err());
+        for other in [
+            "0x".to_owned() + &digest.to_hex(),
+            "0x".to_owned() + &digest.to_hex()[2..],
+            digest.to_hex() + "ab",
+        ] {
+            assert!(other.parse::<Digest>().is_err(), "{other}");
+        }
         assert!("ab".parse::<Digest>().is_err());
     }
 

@@ -104,7 +104,7 @@ impl Worker {
     }
 
     fn answer(&self, request: &pb::ScoreRequest, lies: bool) -> Result<pb::ScoreResponse, Status> {
-        let pin = VersionPin::try_from(request.pin.clone().unwrap()).unwrap();
+        let pin = VersionPin::try_from(&request.pin.clone().unwrap()).unwrap();
         let Some(items) = self.shards.get(&(pin.clone(), request.shard)) else {
             return Err(Status::new(Code::FailedPrecondition, format!("does not hold {pin}")));
         };

@@ -50,7 +50,7 @@ async fn an_assigned_shard_becomes_ready_and_answers_with_its_pin() {
     worker.until_ready(&pin, 0).await;
     let vector = encoded(&mut worker, &pin).await;
     let answer = worker.client.score(retrieve(&pin, 0, &vector)).await.unwrap().into_inner();
-    assert_eq!(VersionPin::try_from(answer.pin.unwrap()).unwrap(), pin);
+    assert_eq!(VersionPin::try_from(&answer.pin.unwrap()).unwrap(), pin);
     assert_eq!(answer.items_considered, bundle.manifest().shard_rows[0]);
     assert_eq!(answer.item_ids.len(), 20);
     let similarities = columns::decode_f32(&answer.retrieval_scores).unwrap();
