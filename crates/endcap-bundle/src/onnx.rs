@@ -148,6 +148,10 @@ const EXTERNAL: i32 = 1;
 /// result depends on the other rows of its batch.
 const BATCH_DEPENDENT: &str = "DynamicQuantize";
 
+/// Operators that round what flows through the graph to a few steps, by the beginning of their names. A number on the
+/// edge of two steps falls to this side on one device and to that side on another, and everything after it moves.
+const ROUNDING: [&str; 5] = ["QuantizeLinear", "DynamicQuantize", "QLinear", "MatMulInteger", "ConvInteger"];
+
 /// Whose rows share a run of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rows {
@@ -182,6 +186,16 @@ pub(crate) fn read(bytes: Bytes, file: &str, rows: Rows) -> Result<Graph, Bundle
         inspect_nodes(&function.node, file, rows)?;
     }
     Ok(graph)
+}
+
+impl Graph {
+    /// Whether activations are quantized; weights alone may be without.
+    pub(crate) fn rounds(&self) -> bool {
+        self.node.iter().any(|node| {
+            ROUNDING.iter().any(|op| node.op_type.starts_with(op))
+                || node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).any(Self::rounds)
+        })
+    }
 }
 
 fn inspect(graph: &Graph, file: &str, rows: Rows) -> Result<(), BundleError> {

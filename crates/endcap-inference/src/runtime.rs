@@ -107,16 +107,25 @@ impl Runtime {
             .with_config_entry("session.intra_op.allow_spinning", "0")?;
         if self.cuda {
             // The provider worked when it was probed: a model that then went to the CPU unnoticed would only be slow.
-            builder = builder.with_execution_providers([ep::CUDA::default().build().error_on_failure()])?;
+            builder = builder.with_execution_providers([cuda()])?;
         }
         builder.commit_from_file(path)
     }
 }
 
+/// In f32 as the CPU computes it: TF32, the provider's default, rounds what is multiplied to ten bits, and a row's score
+/// would be another one than was checked. Memory grows by what is asked for: doubled arenas of two versions, as
+/// during a swap, fill a card that has room for both.
+fn cuda() -> ep::ExecutionProviderDispatch {
+    let provider = ep::CUDA::default()
+        .with_tf32(false)
+        .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
+    provider.build().error_on_failure()
+}
+
 /// Whether a session can be made on the GPU.
 fn probe(environment: &Environment) -> ort::Result<()> {
-    let provider = ep::CUDA::default().build().error_on_failure();
-    let mut builder = Session::builder(environment)?.with_execution_providers([provider])?;
+    let mut builder = Session::builder(environment)?.with_execution_providers([cuda()])?;
     builder.commit_from_memory(PROBE).map(drop)
 }
 

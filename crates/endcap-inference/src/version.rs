@@ -10,7 +10,11 @@ use endcap_types::{DType, FeatureName, FeatureValue};
 
 use crate::{
     Encoder, Executor, ExecutorOptions, GoldenMismatch, InferError, LoadError, QueryFeatures, Runtime,
-    ShardTable, Tensor, TensorData, binding::Binding, golden, index::VectorOptions, raw::Signatures,
+    ShardTable, Tensor, TensorData,
+    binding::Binding,
+    golden::{self, Tolerance},
+    index::VectorOptions,
+    raw::Signatures,
 };
 
 /// How a version's models are run.
@@ -63,6 +67,7 @@ pub struct VersionModel {
     signatures: Signatures,
     memory_bytes: u64,
     vectors: VectorOptions,
+    tolerance: Tolerance,
 }
 
 impl VersionModel {
@@ -93,7 +98,10 @@ impl VersionModel {
         let memory_bytes = sizes.sum::<u64>() * options.threads.max(1) as u64;
         let precision = spec.retrieval.as_ref().map_or(Precision::F32, |retrieval| retrieval.precision);
         let vectors = VectorOptions { precision, graph_min_items: options.graph_min_items };
-        let model = Self { binding, ranker, encoder, signatures, memory_bytes, vectors };
+        let quantized =
+            spec.encoder.as_ref().map(|encoder| bundle.is_quantized(&encoder.file)).transpose()?;
+        let tolerance = Tolerance::of(runtime, quantized.unwrap_or(false));
+        let model = Self { binding, ranker, encoder, signatures, memory_bytes, vectors, tolerance };
         let golden = bundle.golden()?;
         in_background(|| {
             model.warm_up(&spec.ranker.file, largest)?;
@@ -176,12 +184,13 @@ impl VersionModel {
     }
 
     /// Answers the golden requests: the recorded rows must give the recorded scores, the query the recorded vector,
-    /// and, for items of `shard`, the worker's own rows must equal the recorded ones. Blocking.
+    /// and, for items of `shard`, the worker's own rows must equal the recorded ones. Gives how far the farthest of the
+    /// scores and of the vector's numbers is from the recorded one, absolute or relative, whichever is less. Blocking.
     pub fn check_golden(
         &self,
         golden: &[GoldenRequest],
         shard: Option<&ShardTable>,
-    ) -> Result<(), GoldenMismatch> {
+    ) -> Result<f32, GoldenMismatch> {
         golden::check(self, golden, shard)
     }
 
@@ -198,6 +207,10 @@ impl VersionModel {
     /// Rows that wait for the ranker now.
     pub fn pending_rows(&self) -> usize {
         self.ranker.pending_rows()
+    }
+
+    pub(crate) fn tolerance(&self) -> Tolerance {
+        self.tolerance
     }
 
     pub(crate) fn binding(&self) -> &Binding {

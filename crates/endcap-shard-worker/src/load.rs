@@ -85,7 +85,13 @@ fn build(
         Some(model) => model,
         None => {
             let model = VersionModel::load(runtime, bundle, options)?;
-            in_background(|| model.check_golden(&golden, None)).map_err(LoadError::from)?;
+            let farthest = in_background(|| model.check_golden(&golden, None)).map_err(LoadError::from)?;
+            tracing::info!(
+                requests = golden.len(),
+                farthest,
+                device = runtime.device(),
+                "golden requests agree"
+            );
             Arc::new(model)
         }
     };

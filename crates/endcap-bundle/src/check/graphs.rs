@@ -26,6 +26,11 @@ impl Bundle {
     pub fn output_dims(&self, file: &str, name: &str) -> Result<Option<Vec<Option<i64>>>, BundleError> {
         Ok(output(&read(self, file, Rows::OfOne)?, file, name)?.dims())
     }
+
+    /// Whether one of the ONNX files has quantized activations, so that other devices give other numbers.
+    pub fn is_quantized(&self, file: &str) -> Result<bool, BundleError> {
+        Ok(read(self, file, Rows::OfOne)?.rounds())
+    }
 }
 
 fn read(bundle: &Bundle, file: &str, rows: Rows) -> Result<Graph, BundleError> {

@@ -325,3 +325,16 @@ fn an_encoder_may_be_quantized_dynamically_as_it_runs_one_text_at_a_time() {
     fs::write(&path, model.encode_to_vec()).unwrap();
     bundle.check().unwrap();
 }
+
+#[test]
+fn activations_that_are_rounded_are_seen_wherever_they_are_and_weights_are_none() {
+    let node = |op: &str| Node { op_type: op.to_owned(), ..Node::default() };
+    let graph = |nodes: Vec<Node>| Graph { node: nodes, ..Graph::default() };
+    for op in ["QuantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "MatMulInteger", "ConvInteger"] {
+        assert!(graph(vec![node("MatMul"), node(op)]).rounds(), "{op}");
+        let branch = Attribute { g: Some(graph(vec![node(op)])), ..Attribute::default() };
+        assert!(graph(vec![Node { attribute: vec![branch], ..node("If") }]).rounds(), "{op} in a branch");
+    }
+    // Weights that are kept in int8 come back as the same numbers everywhere.
+    assert!(!graph(vec![node("DequantizeLinear"), node("MatMul"), node("Cast")]).rounds());
+}

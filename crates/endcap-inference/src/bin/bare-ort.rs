@@ -1,4 +1,4 @@
-//! `bare-ort MODEL.onnx ROWS IDS_BELOW SECONDS`: the floor under every server: ONNX Runtime in a loop on one thread, nothing else.
+//! `bare-ort MODEL.onnx ROWS IDS_BELOW SECONDS [cuda]`: the floor under every server: ONNX Runtime in a loop on one thread, nothing else.
 //! Prints runs a second. Inputs are `dense` f32 `[rows, 64]` and `ids` i64 `[rows, 8]`, as of `deploy/bench/model.py`; ids
 //! are drawn as `endcap bench` draws them, so many different requests in turn: rows of a table that are looked up in order,
 //! or again and again, are in the processor's cache, and a run of 200 rows then takes a tenth less time.
@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use ort::{
+    ep,
     session::{Session, SessionInputValue, builder::GraphOptimizationLevel},
     value::Tensor,
 };
@@ -18,19 +19,27 @@ const DISTINCT: usize = 16;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [model, rows, ids_below, seconds] = arguments.as_slice() else {
-        return Err("usage: bare-ort MODEL.onnx ROWS IDS_BELOW SECONDS".into());
+    let (model, rows, ids_below, seconds, cuda) = match arguments.as_slice() {
+        [model, rows, ids_below, seconds] => (model, rows, ids_below, seconds, false),
+        [model, rows, ids_below, seconds, device] if device == "cuda" => {
+            (model, rows, ids_below, seconds, true)
+        }
+        _ => return Err("usage: bare-ort MODEL.onnx ROWS IDS_BELOW SECONDS [cuda]".into()),
     };
     let (rows, ids_below, seconds): (usize, u64, f64) = (rows.parse()?, ids_below.parse()?, seconds.parse()?);
     let library =
         std::env::var("ORT_DYLIB_PATH").map_err(|_| "set ORT_DYLIB_PATH to ONNX Runtime's library")?;
     let environment = ort::init_from(library)?.with_telemetry(false).build()?;
     // As Endcap's workers make theirs.
-    let mut session = Session::builder(&environment)?
+    let mut builder = Session::builder(&environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(1)?
-        .with_inter_threads(1)?
-        .commit_from_file(model)?;
+        .with_inter_threads(1)?;
+    if cuda {
+        let provider = ep::CUDA::default().with_tf32(false).build().error_on_failure();
+        builder = builder.with_execution_providers([provider])?;
+    }
+    let mut session = builder.commit_from_file(model)?;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let requests: Vec<_> = (0..DISTINCT).map(|_| ids(&mut state, rows * TABLES, ids_below)).collect();
     run_for(&mut session, rows, &requests, Duration::from_secs_f64(seconds / 5.0))?;
