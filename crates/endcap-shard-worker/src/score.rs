@@ -195,10 +195,12 @@ fn checked(request: pb::ScoreRequest, model: &VersionModel, table: &ShardTable) 
         }
     }
     let mode = checked_mode(request.mode, vector.is_some(), &mut violations);
-    let mode = violations.or(mode)?.unwrap_or_else(|| Mode::Rerank(pb::Rerank::default()));
+    let mut mode = violations.or(mode)?.unwrap_or_else(|| Mode::Rerank(pb::Rerank::default()));
     let mut query = model.query_features(&request.query, vector.as_deref(), given)?;
-    if let Mode::Rerank(pb::Rerank { item_ids, standing: Some(standing) }) = &mode {
-        query = query.placed(&standing.clone().into(), table, item_ids);
+    if let Mode::Rerank(pb::Rerank { item_ids, standing }) = &mut mode
+        && let Some(standing) = standing.take()
+    {
+        query = query.placed(&standing.into(), table, item_ids);
     }
     let pin = request.pin.unwrap_or_default();
     Ok(Work { pin, shard: request.shard, mode, query, vector, fields: request.fields })
