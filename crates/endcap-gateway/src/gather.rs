@@ -104,7 +104,6 @@ pub(crate) fn gather(asked: &Asked, placed: &Placed, parts: &[Part], replies: Ve
     let mut coverage = coverage(asked, placed, parts);
     let mut unknown = HashSet::new();
     let (mut shards, mut columns) = (Vec::new(), Vec::new());
-    let mut seen = HashSet::new();
     for reply in replies {
         let outcome = reply.outcome();
         let Ok(answer) = reply.answer else {
@@ -119,17 +118,21 @@ pub(crate) fn gather(asked: &Asked, placed: &Placed, parts: &[Part], replies: Ve
         let scored = answer.item_ids.into_iter().zip(scores).enumerate().map(|(row, (item_id, scores))| {
             Scored { item_id, score: scores.0, retrieval_score: scores.1, tag: (slot, row) }
         });
-        // Shards don't overlap; should they ever, the answer must still be distinct.
-        let distinct: Vec<_> = scored.filter(|item| seen.insert(item.item_id.clone())).collect();
-        shards.push(distinct);
+        shards.push(scored.collect::<Vec<_>>());
     }
     let (coverage, reasons) = coverage.build();
     let known = shards.iter().map(Vec::len).sum::<usize>();
-    let merged = if asked.is_rerank() {
+    let overlapping = shards.len() > 1;
+    let mut merged = if asked.is_rerank() {
         merge_ranked(shards.into_iter().flatten().collect(), &asked.exclude, asked.limit)
     } else {
         merge_retrieved(shards, depth(asked, placed), &asked.exclude, asked.limit)
     };
+    if overlapping {
+        // Shards don't overlap; should they ever, the answer must still be distinct.
+        let mut seen = HashSet::with_capacity(merged.len());
+        merged.retain(|item| seen.insert(item.item_id.clone()));
+    }
     // A rerank that lost no shard and has nothing left was asked for nothing else.
     let complete = asked.is_rerank() && coverage.missing.is_empty();
     let items = (complete || !merged.is_empty()).then(|| {

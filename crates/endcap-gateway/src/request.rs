@@ -54,8 +54,8 @@ impl Asked {
         if wire.limit == 0 || wire.limit > limits.limit {
             found.push("limit", format!("is {}; expected 1 to {}", wire.limit, limits.limit));
         }
-        check_id("user_id", &wire.user_id, &mut found);
-        check_id("session_id", &wire.session_id, &mut found);
+        check_id(|| "user_id".to_owned(), &wire.user_id, &mut found);
+        check_id(|| "session_id".to_owned(), &wire.session_id, &mut found);
         let context = context(wire.context, &mut found);
         fields(&wire.fields, &mut found);
         // Also refuses NaN, which is in no range.
@@ -127,10 +127,11 @@ fn item_ids(field: &str, ids: &[ItemId], most: usize, found: &mut Violations) {
         return;
     }
     for (i, id) in ids.iter().enumerate() {
+        let field = || format!("{field}[{i}]");
         if id.is_empty() {
-            found.push(format!("{field}[{i}]"), "is empty; expected an item id");
+            found.push(field(), "is empty; expected an item id");
         } else {
-            check_id(&format!("{field}[{i}]"), id, found);
+            check_id(field, id, found);
         }
     }
 }
@@ -212,7 +213,7 @@ fn fields(names: &[String], found: &mut Violations) {
         } else if let Some(earlier) = names[..i].iter().position(|other| other == name) {
             found.push(format!("fields[{i}]"), format!("repeats fields[{earlier}]"));
         } else {
-            check_id(&format!("fields[{i}]"), name, found);
+            check_id(|| format!("fields[{i}]"), name, found);
         }
     }
 }

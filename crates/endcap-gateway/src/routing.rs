@@ -12,8 +12,9 @@ use endcap_coordination::Entries;
 use endcap_fleet::{
     FleetView, Key, Keys, MemberRecord, ReadyRecord, Record, RolloutRecord, RoutingSnapshot, VersionRecord,
 };
+use endcap_ranking::Popular;
 use endcap_service::Latch;
-use endcap_types::{Digest, FeatureName, FeatureSpec, ItemId, Namespace, ShardCount, Version};
+use endcap_types::{Digest, FeatureName, FeatureSpec, Namespace, ShardCount, Version};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{oneshot, watch},
@@ -33,7 +34,7 @@ pub(crate) struct Parts {
     pub(crate) shard_count: ShardCount,
     pub(crate) items_total: u64,
     pub(crate) features: BTreeMap<FeatureName, FeatureSpec>,
-    pub(crate) popular: Vec<ItemId>,
+    pub(crate) popular: Popular,
 }
 
 impl Parts {
@@ -45,7 +46,7 @@ impl Parts {
             shard_count: manifest.shard_count,
             items_total: manifest.items_total,
             features: features.into_iter().map(|spec| (spec.name.clone(), spec)).collect(),
-            popular: bundle.popular()?.overall,
+            popular: bundle.popular()?.overall.into(),
         })
     }
 

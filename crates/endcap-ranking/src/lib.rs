@@ -14,4 +14,4 @@ pub use arms::arm;
 pub use coverage::CoverageBuilder;
 pub use fusion::{CatalogueLists, Listed, PoolOptions, RRF_K, reciprocal_rank_fusion};
 pub use ladder::{Estimates, plan};
-pub use merge::{Scored, fallback, merge_ranked, merge_retrieved};
+pub use merge::{Popular, Scored, fallback, merge_ranked, merge_retrieved};

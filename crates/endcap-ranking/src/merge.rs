@@ -1,6 +1,9 @@
 //! From shards' answers to one list. Ties everywhere: score descending, then item id ascending by bytes.
 
-use std::{cmp::Ordering, collections::HashSet};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+};
 
 use endcap_types::ItemId;
 
@@ -43,23 +46,36 @@ pub fn merge_ranked<T>(mut items: Vec<Scored<T>>, exclude: &HashSet<ItemId>, lim
     items
 }
 
+/// A version's popularity list, with the place of each item: many answers are made from it when least time is left.
+#[derive(Debug, Clone, Default)]
+pub struct Popular {
+    items: Vec<ItemId>,
+    places: HashMap<ItemId, usize>,
+}
+
+impl From<Vec<ItemId>> for Popular {
+    fn from(items: Vec<ItemId>) -> Self {
+        let places = items.iter().cloned().enumerate().map(|(place, item)| (item, place)).collect();
+        Self { items, places }
+    }
+}
+
 /// What is shown when nothing could be scored: the popularity list, or for a rerank the caller's candidates, popular
 /// ones first and the others in the caller's order.
 pub fn fallback(
-    popular: &[ItemId],
+    popular: &Popular,
     candidates: &[ItemId],
     exclude: &HashSet<ItemId>,
     limit: usize,
 ) -> Vec<ItemId> {
     let allowed = |item: &&ItemId| !exclude.contains(*item);
     if candidates.is_empty() {
-        return popular.iter().filter(allowed).take(limit).cloned().collect();
+        return popular.items.iter().filter(allowed).take(limit).cloned().collect();
     }
-    let asked: HashSet<&ItemId> = candidates.iter().collect();
-    let known: Vec<&ItemId> = popular.iter().filter(|item| asked.contains(item)).collect();
-    let first: HashSet<&ItemId> = known.iter().copied().collect();
-    let rest = candidates.iter().filter(|item| !first.contains(item));
-    known.into_iter().chain(rest).filter(allowed).take(limit).cloned().collect()
+    let mut shown: Vec<&ItemId> = candidates.iter().filter(allowed).collect();
+    // Stable, so that those without a place stay in their order.
+    shown.sort_by_cached_key(|item| popular.places.get(*item).copied().unwrap_or(usize::MAX));
+    shown.into_iter().take(limit).cloned().collect()
 }
 
 fn by_score<T>(left: &Scored<T>, right: &Scored<T>) -> Ordering {
@@ -128,7 +144,7 @@ mod tests {
     fn the_fallback_of_a_rerank_is_the_callers_candidates() {
         let ids = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let exclude = HashSet::from(["c".to_owned()]);
-        assert_eq!(fallback(&ids("p q b a"), &ids("x a c b y"), &exclude, 10), ids("b a x y"));
-        assert_eq!(fallback(&ids("p q c b"), &[], &exclude, 2), ids("p q"));
+        assert_eq!(fallback(&ids("p q b a").into(), &ids("x a c b y"), &exclude, 10), ids("b a x y"));
+        assert_eq!(fallback(&ids("p q c b").into(), &[], &exclude, 2), ids("p q"));
     }
 }

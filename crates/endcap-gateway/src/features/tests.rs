@@ -1,5 +1,6 @@
 use async_trait::async_trait;
 use endcap_bundle::{ModelSpec, RankerSpec};
+use endcap_ranking::Popular;
 use endcap_service::{Deadline, RequestId, status::RemoteError};
 use endcap_types::{DType, DegradationReason};
 use parking_lot::Mutex;
@@ -62,7 +63,7 @@ fn parts(names: &[&str]) -> Parts {
         shard_count: ShardCount::try_from(1).unwrap(),
         items_total: 1,
         features: names.iter().map(|text| (name(text), spec(text))).collect(),
-        popular: Vec::new(),
+        popular: Popular::default(),
     }
 }
 

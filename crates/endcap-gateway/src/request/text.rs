@@ -26,12 +26,13 @@ pub(super) fn check_query(query: &str, most_bytes: usize, found: &mut Violations
     true
 }
 
-/// Records what is wrong with an id. An empty one is for the caller of this to judge.
-pub(super) fn check_id(field: &str, id: &str, found: &mut Violations) {
+/// Records what is wrong with an id, of which a request may have thousands: `field` is called when something is. An empty
+/// one is for the caller of this to judge.
+pub(super) fn check_id(field: impl FnOnce() -> String, id: &str, found: &mut Violations) {
     if id.len() > LONGEST_ID {
-        found.push(field, format!("has {} bytes; expected at most {LONGEST_ID}", id.len()));
+        found.push(field(), format!("has {} bytes; expected at most {LONGEST_ID}", id.len()));
     } else if let Some(c) = id.chars().find(|c| c.is_control()) {
-        found.push(field, format!("has the control character U+{:04X}; expected none", u32::from(c)));
+        found.push(field(), format!("has the control character U+{:04X}; expected none", u32::from(c)));
     }
 }
 
