@@ -38,6 +38,11 @@ pub struct Limits {
 pub trait Progress: Sync {
     /// `what` is for people; `done` of `total` requests were due.
     fn step(&self, what: &str, done: u64, total: u64);
+
+    /// Whether an open loop should end now, with what it has measured so far.
+    fn is_stopped(&self) -> bool {
+        false
+    }
 }
 
 impl Progress for () {
@@ -66,7 +71,7 @@ pub(crate) async fn drive(
     let limits = &load.limits;
     let mut recorder = Recorder::new(limits)?;
     let mut outstanding = JoinSet::new();
-    let mut started = None;
+    let (mut started, mut stopped) = (None, false);
     let mut ticks = Ticks { every: PROGRESS_EVERY, next: Instant::now(), total: load.schedule.requests() };
     let mut due = pin!(due);
     loop {
@@ -75,6 +80,10 @@ pub(crate) async fn drive(
             biased;
             next = due.next() => {
                 let Some(next) = next else { break };
+                if progress.is_stopped() {
+                    stopped = true;
+                    break;
+                }
                 let started = started.get_or_insert_with(|| Started::new(next.intended));
                 ticks.maybe(progress, load, next.index, &recorder);
                 if outstanding.len() >= limits.max_outstanding {
@@ -93,7 +102,9 @@ pub(crate) async fn drive(
         record(&mut recorder, done)?;
     }
     let elapsed = started.as_ref().map_or(Duration::ZERO, |started| started.due.elapsed());
-    let mut step = recorder.finish(load.schedule.rate(), elapsed.max(load.schedule.duration()));
+    // Whatever comes last of a whole step's requests, it is as long as it was meant to be.
+    let length = if stopped { elapsed } else { elapsed.max(load.schedule.duration()) };
+    let mut step = recorder.finish(load.schedule.rate(), length);
     step.started_unix_ms = started.map_or(0, |started| started.unix_ms);
     Ok(step)
 }

@@ -2,21 +2,26 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use endcap_bench::{
-    Arrivals, BenchError, InferConfig, InferTarget, Limits, Load, Objective, Probe, Queries, Ramp,
-    RecommendConfig, RecommendTarget, Report, Schedule, Search, Setup, ShardConfig, ShardTarget, Step,
+    Arrivals, BenchError, InferConfig, InferTarget, Limits, Load, Objective, Probe, Progress as _, Queries,
+    Ramp, RecommendConfig, RecommendTarget, Report, Schedule, Search, Setup, ShardConfig, ShardTarget, Step,
     Target, closed_loop, collect_items, find_highest, open_loop, read_queries, svg,
 };
+use futures::future::BoxFuture;
 
 use crate::{
     bundle,
     cli::{Global, Output, parse_duration},
+    demo::interrupted,
     output::{self, Bar},
 };
 
@@ -119,11 +124,28 @@ pub struct BenchArgs {
 /// Measures, prints and writes.
 pub(crate) async fn run(global: &Global, args: BenchArgs) -> anyhow::Result<()> {
     let (target, request) = target(global, &args).await?;
-    let bench = Bench { target, args: &args, bar: Bar::new() };
+    let watch = Watch { bar: Bar::new(), stopped: Arc::default() };
+    // Heard from now on. A closed loop and a search have no half results: there, Ctrl-C ends the program.
+    let interrupted: BoxFuture<'_, ()> =
+        if args.closed || args.search { Box::pin(std::future::pending()) } else { Box::pin(interrupted()) };
+    let stopped = Arc::clone(&watch.stopped);
+    let listening = async move {
+        interrupted.await;
+        stopped.store(true, Ordering::Relaxed);
+        std::future::pending::<anyhow::Result<()>>().await
+    };
+    let bench = Bench { target, args: &args, watch };
     let mut report = Report::new(setup(url(global, &args), &args, request));
-    bench.warm_up().await?;
-    bench.measure(&mut report).await?;
-    bench.bar.finish();
+    let measuring = async {
+        bench.warm_up().await?;
+        anyhow::ensure!(!bench.watch.is_stopped(), "interrupted before anything was measured");
+        Ok(bench.measure(&mut report).await?)
+    };
+    tokio::select! {
+        measured = measuring => measured?,
+        never = listening => never?,
+    }
+    bench.watch.bar.finish();
     write(&args, &report)?;
     print(global.output, &report)
 }
@@ -257,7 +279,13 @@ fn setup(url: String, args: &BenchArgs, request: String) -> Setup {
 struct Bench<'a> {
     target: Arc<dyn Target>,
     args: &'a BenchArgs,
+    watch: Watch,
+}
+
+/// Shows how far it is, and hears Ctrl-C.
+struct Watch {
     bar: Bar,
+    stopped: Arc<AtomicBool>,
 }
 
 impl Bench<'_> {
@@ -283,6 +311,9 @@ impl Bench<'_> {
             (_, Some(ramp)) => {
                 for rate in ramp.rates() {
                     report.steps.push(self.step(rate, args.duration).await?);
+                    if self.watch.is_stopped() {
+                        break;
+                    }
                     if report.steps.last().is_some_and(|step| step.in_deadline_share < SATURATED) {
                         break;
                     }
@@ -303,11 +334,11 @@ impl Bench<'_> {
         };
         let target = Arc::clone(&self.target);
         if args.closed {
-            return closed_loop(target, duration, &limits, &self.bar).await;
+            return closed_loop(target, duration, &limits, &self.watch).await;
         }
         let arrivals = if args.constant { Arrivals::Constant } else { Arrivals::Poisson };
         let load = Load { schedule: Schedule::new(rate, duration, arrivals, args.seed)?, limits };
-        open_loop(target, &load, &self.bar).await
+        open_loop(target, &load, &self.watch).await
     }
 }
 
@@ -320,9 +351,13 @@ impl Probe for AtRate<'_> {
     }
 }
 
-impl endcap_bench::Progress for Bar {
+impl endcap_bench::Progress for Watch {
     fn step(&self, what: &str, done: u64, total: u64) {
-        endcap_bundle::Progress::step(self, what, done, total);
+        endcap_bundle::Progress::step(&self.bar, what, done, total);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 }
 

@@ -78,6 +78,22 @@ async fn requests_are_sent_exactly_when_they_are_due_whatever_is_still_unanswere
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_step_that_is_stopped_says_what_it_measured_so_far() {
+    struct Until(Instant);
+    impl Progress for Until {
+        fn step(&self, _what: &str, _done: u64, _total: u64) {}
+        fn is_stopped(&self) -> bool {
+            Instant::now() >= self.0
+        }
+    }
+    let load = load(10.0, 3600, 100, None);
+    let until = Until(Instant::now() + Duration::from_secs(5));
+    let step = drive(Queue::of_capacity(1000.0), by_timer(&load.schedule), &load, &until).await.unwrap();
+    assert_eq!((step.offered, step.answered), (50, 50));
+    assert!((4.9..5.1).contains(&step.seconds), "{} s", step.seconds);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_bound_keeps_back_is_reported_as_not_sent() {
     let measured = step(Queue::of_capacity(10.0), &load(100.0, 1, 4, None)).await;
     assert_eq!(measured.offered, 100);
