@@ -2,11 +2,14 @@
 # A fleet of separate processes on this machine around a real etcd, as `make fleet` starts it and `make fleet-down`
 # ends it. What is up already is left alone; what is missing, such as a worker that was killed, is started.
 #
-#   fleet.sh up | down | status
+#   fleet.sh up | down | status | monitor
+#
+# `monitor` puts Prometheus and Alertmanager beside it, with the rules of deploy/prometheus; again after more workers.
 #
 # Environment: ENDCAP (the program), ETCD (etcd's program), BUNDLE (released as long as nothing of its model is), DIR
 # (.endcap/fleet: logs, pids, data), BASE_PORT (9400), WORKERS (4), REGISTRIES (2), GATEWAYS (2), KEEP (1; `down` with 0
-# removes the data). `up` with more WORKERS than are up adds the others.
+# removes the data), PROMETHEUS (the folder of its programs), WEBHOOK (where Alertmanager posts alerts; empty: nowhere).
+# `up` with more WORKERS than are up adds the others.
 set -euo pipefail
 
 ENDCAP=${ENDCAP:-target/release/endcap}
@@ -18,6 +21,9 @@ WORKERS=${WORKERS:-4}
 REGISTRIES=${REGISTRIES:-2}
 GATEWAYS=${GATEWAYS:-2}
 KEEP=${KEEP:-1}
+PROMETHEUS=${PROMETHEUS:-.tools/prometheus}
+WEBHOOK=${WEBHOOK:-}
+RULES=$(cd "$(dirname "$0")/../prometheus" && pwd)/rules.yaml
 # Seconds that a member may take to become ready.
 PATIENCE=${PATIENCE:-30}
 
@@ -147,6 +153,7 @@ Logs and pids are in $DIR. Try, here or in another terminal:
   $ENDCAP --gateway $(url gateway-1) recommend "grey pine bar stool"
   $ENDCAP --registry $(url registry-1) status
   kill -9 \$(cat $DIR/pids/worker-1.pid)     # nobody who asks notices; \`make fleet\` brings it back
+  make monitor        # Prometheus and Alertmanager beside it
   make fleet-down
 TEXT
 }
@@ -178,10 +185,58 @@ status() {
   done < <(members)
 }
 
+# Both on this machine alone: neither asks who is there.
+monitor() {
+  local id role at admin server alerts
+  server=$(port 90) alerts=$(port 92)
+  [ -x "$PROMETHEUS/prometheus" ] || fail "$PROMETHEUS/prometheus is not there; \`make monitor\` fetches it"
+  is_up etcd-1 || fail "nothing is up in $DIR; \`make fleet\` first"
+  PROMETHEUS=$(cd "$PROMETHEUS" && pwd)
+  {
+    echo "# Written by fleet.sh."
+    echo "global: {scrape_interval: 5s, evaluation_interval: 5s}"
+    echo "rule_files: ['$RULES']"
+    echo "alerting: {alertmanagers: [{static_configs: [{targets: ['127.0.0.1:$alerts']}]}]}"
+    echo "scrape_configs:"
+    echo "  - job_name: endcap"
+    echo "    static_configs:"
+    while read -r id role at admin; do
+      echo "      - {targets: ['127.0.0.1:$admin'], labels: {instance: $id}}"
+    done < <(members)
+  } >"$DIR/prometheus.yaml"
+  {
+    echo "# Written by fleet.sh."
+    echo "route: {receiver: operator, group_by: [alertname], group_wait: 5s, group_interval: 30s}"
+    echo "receivers: [{name: operator${WEBHOOK:+, webhook_configs: [{url: '$WEBHOOK'\}]}}]"
+  } >"$DIR/alertmanager.yaml"
+  if is_up prometheus-1; then
+    kill -HUP "$(pid_of prometheus-1)"
+  else
+    start prometheus-1 "$server" "$PROMETHEUS/prometheus" --config.file "$DIR/prometheus.yaml" \
+      --storage.tsdb.path "$DIR/data/prometheus" --web.listen-address "127.0.0.1:$server" --log.level warn
+  fi
+  if is_up alertmanager-1; then
+    kill -HUP "$(pid_of alertmanager-1)"
+  else
+    # From its own folder: the distribution's build reads templates/ beside it.
+    start alertmanager-1 "$alerts" env -C "$PROMETHEUS" ./alertmanager --config.file "$DIR/alertmanager.yaml" \
+      --storage.path "$DIR/data/alertmanager" --web.listen-address "127.0.0.1:$alerts" \
+      --cluster.listen-address "" --log.level warn
+  fi
+  await prometheus-1 "127.0.0.1:$server/-/ready"
+  await alertmanager-1 "127.0.0.1:$alerts/-/ready"
+  cat <<TEXT
+Prometheus    http://127.0.0.1:$server/alerts      what fires; deploy/prometheus/RUNBOOK.md says what to do
+              http://127.0.0.1:$server/graph       any query; deploy/prometheus/METRICS.md has the metrics
+Alertmanager  http://127.0.0.1:$alerts
+Grafana       add http://127.0.0.1:$server as a data source, import deploy/grafana/*.json
+TEXT
+}
+
 # Gateways first, so that nobody asks what is going; etcd last, so that everybody can leave.
 down() {
   local id file
-  for kind in gateway worker feature-cache registry etcd; do
+  for kind in alertmanager prometheus gateway worker feature-cache registry etcd; do
     for file in "$DIR"/pids/"$kind"-*.pid; do
       [ -e "$file" ] || continue
       id=$(basename "$file" .pid)
@@ -196,7 +251,7 @@ down() {
   done
   if [ "$KEEP" = 0 ]; then
     # Its own things alone: DIR may be a folder that holds more.
-    rm -rf "$DIR/data" "$DIR/logs" "$DIR/pids" "$DIR/endcap.toml"
+    rm -rf "$DIR/data" "$DIR/logs" "$DIR/pids" "$DIR"/{endcap.toml,prometheus.yaml,alertmanager.yaml}
     rmdir "$DIR" 2>/dev/null || true
     echo "the fleet is down, and its data are removed"
   else
@@ -231,5 +286,6 @@ case ${1:-} in
   up) up ;;
   down) down ;;
   status) status ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+  monitor) monitor ;;
+  *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 esac
