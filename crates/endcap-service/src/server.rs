@@ -58,7 +58,10 @@ impl GrpcConfig {
 
 #[derive(Debug, Error)]
 pub enum ServeError {
-    #[error("the {role} cannot listen on {address}; is another one running? {source}")]
+    #[error(
+        "the {role} cannot listen on {address}; is another one running? Set {}.grpc.listen to a free address",
+        .role.replace('-', "_")
+    )]
     Bind {
         role: &'static str,
         address: SocketAddr,
