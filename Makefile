@@ -10,6 +10,7 @@ AIRFLOW    := $(TOOLS)/airflow
 BENCH      := $(PIPELINES)/bin/python deploy/bench
 ETCD       := $(TOOLS)/etcd/etcd
 TEST_TOOLS := $(TOOLS)/tests
+ORT_GPU    := $(TOOLS)/onnxruntime-gpu/libonnxruntime.so
 PROMETHEUS := $(TOOLS)/prometheus/prometheus
 GRAFANA    := $(TOOLS)/grafana
 DEMO       := deploy/demo/search-ranker.endcap
@@ -39,6 +40,10 @@ $(ORT): deploy/onnxruntime/fetch.sh
 	deploy/onnxruntime/fetch.sh $(dir $@)
 	@touch -h $@
 
+$(ORT_GPU): deploy/onnxruntime/fetch-gpu.sh
+	deploy/onnxruntime/fetch-gpu.sh $(dir $@)
+	@touch -h $@
+
 .PHONY: build
 build: $(ORT) ## Build the release binary, with ONNX Runtime's library beside it
 	ENDCAP_COMMIT=$(COMMIT) $(CARGO) build --release --locked --bin endcap
@@ -56,6 +61,10 @@ endif
 .PHONY: fleet
 fleet: build $(ETCD) ## Run the fleet as separate processes on a real etcd (BASE_PORT=9400 WORKERS=4)
 	deploy/fleet/fleet.sh up
+
+.PHONY: monitor
+monitor: $(PROMETHEUS) ## Put Prometheus and Alertmanager beside it, with the alerting rules
+	deploy/fleet/fleet.sh monitor
 
 .PHONY: fleet-down
 fleet-down: ## End it (KEEP=0: and remove its data)
@@ -180,7 +189,7 @@ QUICK ?=
 PARTS := $(wildcard crates/*/benches/*.rs)
 
 .PHONY: build-bench
-build-bench: build $(PIPELINES)/stamp
+build-bench: build $(PIPELINES)/stamp $(ETCD)
 	$(CARGO) build --release --locked --bin bare-ort --bin bare-scan --bin bench-echo
 
 .PHONY: bench-parts
@@ -209,6 +218,10 @@ bench-swap: build-bench ## Swap versions at 70 % load: target/bench/swap.md
 .PHONY: bench-telemetry
 bench-telemetry: build-bench $(TEST_TOOLS)/stamp ## Measure what metrics and traces cost: target/bench/telemetry.md
 	$(BENCH)/telemetry.py $(if $(QUICK),--rounds 3 --seconds 0.5,) $(ARGS)
+
+.PHONY: bench-gpu
+bench-gpu: build-bench $(ORT_GPU) ## Measure a worker on an NVIDIA GPU, and 20 swaps on it: target/bench/gpu.md
+	ORT_DYLIB_PATH=$(abspath $(ORT_GPU)) $(BENCH)/gpu.py --golden $(DEMO) $(ARGS)
 
 .PHONY: bench-quantized
 bench-quantized: build-bench $(if $(DATA),,$(SHOP)) ## Measure what quantizing costs and gains (DATA=folder: on your data): target/bench/quantized.md

@@ -2,18 +2,25 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
-from machine import ROOT, NotRun, Server, environment, pinned
+from machine import PATIENCE, ROOT, NotRun, Server, environment, pinned, split_cores
 
 MODEL = "bench-ranker"
 # A bundle of the simulated model, made once per size and seed.
 CACHE = ROOT / ".tools/bench"
+
+
+SETTINGS = [f"gateway.default_model={MODEL}", "telemetry.log=warn", "worker.device=cpu"]
 
 
 @dataclass
@@ -56,8 +63,8 @@ class Sizes:
         return CACHE / f"{self.items}-{self.rows}-{seed}"
 
 
-def run(command: list[str]) -> str:
-    """As if from another machine: what is measured goes first."""
+def run(command: list[str], cores: set[int] | None = None) -> str:
+    """As if from another machine: what is measured goes first. On `cores`, it is what is measured."""
     done = subprocess.run(
         command,
         capture_output=True,
@@ -65,7 +72,7 @@ def run(command: list[str]) -> str:
         env=environment(),
         cwd=ROOT,
         check=False,
-        preexec_fn=lambda: os.nice(19),
+        preexec_fn=pinned(cores) if cores else lambda: os.nice(19),
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]
@@ -90,7 +97,7 @@ class Fleet:
     # A request that this bundle answers in full.
     probe: list[str] = field(default_factory=lambda: ["--candidates", "item-000000", "--fields", "id_0"])
 
-    def __enter__(self) -> "Fleet":
+    def __enter__(self) -> Self:
         self.folder = tempfile.TemporaryDirectory(prefix="endcap-bench-")
         home = Path(self.folder.name)
         self.worker = f"http://127.0.0.1:{(port := free_port())}"
@@ -99,23 +106,32 @@ class Fleet:
             "registry.grpc.listen=127.0.0.1:0",
             "admin.listen=127.0.0.1:0",
             f"worker.grpc.listen=127.0.0.1:{port}",
-            "worker.device=cpu",
-            f"gateway.default_model={MODEL}",
-            "telemetry.log=warn",
+            *SETTINGS,
             *self.settings,
         ]
-        command = [str(self.programs.endcap), "dev", "--data-dir", str(home / "state"), "--workers", "1"]
-        command += [part for setting in given for part in ("--set", setting)]
+        self.command = [str(self.programs.endcap), "dev", "--data-dir", str(home / "state"), "--workers", "1"]
+        self.command += [part for setting in given for part in ("--set", setting)]
         try:
-            self.server = Server(command, home / "fleet.log", self.cores)
-            self.gateway = self.server.printed(r"gateway (http://\S+)")[1]
-            self.registry = self.server.printed(r"registry (http://\S+)")[1]
+            self.start()
             self.model("register", str(self.bundle), "--promote")
             self.server.until(self.is_routed, "a full answer")
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def start(self) -> None:
+        self.server = Server(self.command, Path(self.folder.name) / "fleet.log", self.cores)
+        self.gateway = self.server.printed(r"gateway (http://\S+)")[1]
+        self.registry = self.server.printed(r"registry (http://\S+)")[1]
+
+    def restart(self) -> float:
+        """Seconds from its start, with its version on disk, to a full answer."""
+        self.server.stop()
+        began = time.monotonic()
+        self.start()
+        self.server.until(self.is_routed, "a full answer")
+        return time.monotonic() - began
 
     def __exit__(self, *_: object) -> None:
         if hasattr(self, "server"):
@@ -130,6 +146,90 @@ class Fleet:
 
     def model(self, *verb: str) -> str:
         return run([str(self.programs.endcap), "--registry", self.registry, "model", *verb])
+
+
+@dataclass
+class Members(Fleet):
+    """`fleet.sh up` with one worker: every member a process. The worker has the servers' core for itself; the gateway
+    has one as well where there are three, else it shares the clients' with the rest."""
+
+    others: set[int] = field(default_factory=lambda: split_cores()[1])
+
+    def __enter__(self) -> Self:
+        self.folder = tempfile.TemporaryDirectory(prefix="endcap-bench-")
+        base = free_block()
+        self.gateway, self.registry, self.worker = (f"http://127.0.0.1:{base + port}" for port in (0, 20, 101))
+        given = dict(setting.split("=", 1) for setting in [*SETTINGS, *self.settings])
+        self.environment = {
+            **environment(),
+            **{"ENDCAP_" + key.upper().replace(".", "__"): value for key, value in given.items()},
+            **{"ENDCAP": str(self.programs.endcap), "ETCD": str(ROOT / ".tools/etcd/etcd"), "BUNDLE": str(self.bundle)},
+            **{"DIR": self.folder.name, "BASE_PORT": str(base), "WORKERS": "1", "GATEWAYS": "1", "REGISTRIES": "1"},
+        }
+        try:
+            # All on one core, so that each has the threads that one core asks for.
+            self.script("up", self.cores)
+            for pid in Path(self.folder.name).glob("pids/*.pid"):
+                if pid.stem != "worker-1":
+                    move(int(pid.read_text()), self.gateway_core if pid.stem == "gateway-1" else self.clients)
+            waited = time.monotonic() + PATIENCE
+            while not self.is_routed():
+                if time.monotonic() > waited:
+                    raise NotRun(f"no full answer in {PATIENCE} s")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    @property
+    def gateway_core(self) -> set[int]:
+        return {min(self.others)}
+
+    @property
+    def clients(self) -> set[int]:
+        """The cores for whoever asks."""
+        return self.others - self.gateway_core or self.others
+
+    def __exit__(self, *_: object) -> None:
+        self.script("down", self.cores)
+        self.folder.cleanup()
+
+    def script(self, verb: str, cores: set[int]) -> None:
+        command = [str(ROOT / "deploy/fleet/fleet.sh"), verb]
+        # Not a pipe: what stays up would hold it open.
+        log = Path(self.folder.name) / f"{verb}.txt"
+        with log.open("wb") as file:
+            done = subprocess.run(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self.environment,
+                cwd=ROOT,
+                preexec_fn=pinned(cores),
+                check=False,
+            )
+        if done.returncode != 0:
+            raise NotRun(f"fleet.sh {verb}: {(log.read_text().strip().splitlines() or ['no message'])[-1][:300]}")
+
+
+def move(pid: int, cores: set[int]) -> None:
+    """All of a process's threads."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)
+
+
+def free_block() -> int:
+    """The first of the ports that a small fleet needs."""
+    for base in random.sample(range(12_000, 30_000, 200), 50):
+        with ExitStack() as stack:
+            try:
+                for port in range(base, base + 110):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return base
+    raise NotRun("no 110 free ports in a row")
 
 
 def bench(programs: Programs, cores: set[int], arguments: list[str]) -> dict:

@@ -52,7 +52,11 @@ def read(path: str) -> str:
 
 
 def output(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    """Nothing if it failed, or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    except OSError:
+        return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
@@ -110,6 +114,14 @@ class Server:
                 raise NotRun(f"it ended at its start: {self.last_line()}")
             time.sleep(0.1)
         raise NotRun(f"{what} did not come in {PATIENCE} s: {self.last_line()}")
+
+    def memory_mib(self) -> float:
+        """What it and its children hold now."""
+        pids, kib = [self.process.pid], 0
+        for pid in pids:
+            kib += int(re.search(r"VmRSS:\s+(\d+)", read(f"/proc/{pid}/status"))[1])
+            pids += map(int, read(f"/proc/{pid}/task/{pid}/children").split())
+        return kib / 1024
 
     def printed(self, pattern: str) -> re.Match[str]:
         return self.until(

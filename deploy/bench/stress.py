@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fleet import MODEL, Fleet, Programs, Sizes, bench, recommend, time_text
+from fleet import MODEL, Fleet, Members, Programs, Sizes, bench, recommend, time_text
 from machine import ROOT, NotRun, describe, split_cores
 
 CANDIDATES = "200"
@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--deadline", default="200ms", help="of each request")
     parser.add_argument("--factors", type=float, nargs="+", default=[2.0, 5.0], help="of the peak, for overload")
     parser.add_argument("--again", type=int, default=9, help="swaps after the first ones, for swap")
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting, key=value, of all")
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--table-rows", type=int, default=20_000)
     parser.add_argument("--report", type=Path, help="default: target/bench/SCENARIO.md")
@@ -209,10 +210,10 @@ def main() -> None:
     # The third makes the first one unneeded: only `stable` and `last_good` stay loaded.
     seeds = [7, 8, 9] if arguments.scenario == "swap" else [7]
     bundles = [sizes.bundle(programs, seed) for seed in seeds]
-    server_cores, client_cores = split_cores()
+    server_cores, _ = split_cores()
     try:
-        with Fleet(programs, bundles[0], server_cores) as fleet:
-            scene = Scene(fleet, client_cores, arguments.deadline)
+        with Members(programs, bundles[0], server_cores, arguments.settings) as fleet:
+            scene = Scene(fleet, fleet.clients, arguments.deadline)
             scene.find_peak(min(5.0, arguments.seconds))
             if arguments.scenario == "overload":
                 lines = overload(scene, arguments.factors, arguments.seconds)

@@ -4,6 +4,7 @@ model, its name, a port for gRPC and one for HTTP; one that cannot be had here s
 import os
 import socket
 import subprocess
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,15 +26,16 @@ ALL = {
 }
 
 
-def start(name: str, model: Path, cores: set[int], stack: ExitStack) -> str:
-    """Starts a peer and returns its address, or raises why not."""
+def start(name: str, model: Path, cores: set[int], stack: ExitStack) -> tuple[str, Server, float]:
+    """Starts a peer; gives its address, its process, and the seconds until it answered; or raises why not."""
     folder, program = ALL[name]
     command = furnace() if folder == FURNACE else python(folder, program)
     grpc, http = free_port(), free_port()
     command = [*command, str(model), MODEL, str(grpc), str(http)]
+    began = time.monotonic()
     server = stack.enter_context(Server(command, TOOLS / f"{folder}.log", cores))
     server.until(lambda: accepts(grpc), f"port {grpc}")
-    return f"http://127.0.0.1:{grpc}"
+    return f"http://127.0.0.1:{grpc}", server, time.monotonic() - began
 
 
 def python(folder: str, program: str) -> list[str]:
