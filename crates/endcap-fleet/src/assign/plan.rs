@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Host,
-    measure::{largest_piece, level, mix},
+    measure::{evened, level, mix, pieces},
 };
 
 /// A seat that nobody holds.
@@ -65,7 +65,7 @@ pub(super) struct Plan {
     bound: u64,
     /// A host below it, such as one that just joined, takes replicas over.
     floor: u64,
-    /// The most bytes that one shard takes in all versions together.
+    /// The most bytes that one shard takes in all versions together, but for those larger than a share.
     piece: u64,
 }
 
@@ -88,12 +88,15 @@ impl Plan {
         let total = shards
             .iter()
             .fold(0_u64, |sum, shard| sum.saturating_add(shard.bytes.saturating_mul(shard.replicas as u64)));
-        let share = level(rooms.iter().map(|room| room.budget).collect(), total);
+        let budgets: Vec<u64> = rooms.iter().map(|room| room.budget).collect();
+        let share = level(budgets.clone(), total);
         // Loads come in pieces: a shard's versions, which lie beside each other.
-        let piece = largest_piece(&shards);
-        let bound = share.saturating_add((share / 4).max(piece));
+        let pieces = pieces(&shards);
+        let largest = pieces.first().map_or(0, |piece| piece.bytes);
+        let bound = share.saturating_add((share / 4).max(largest));
+        let (even, piece) = evened(budgets, &pieces);
         // What does not fit leaves nothing to even out.
-        let floor = if share == u64::MAX { 0 } else { share.saturating_sub((share / 5).max(piece)) };
+        let floor = if even == u64::MAX { 0 } else { even.saturating_sub((even / 5).max(piece)) };
         let (topologies, seats, slots) = (topologies.len(), vec![NONE; end], vec![NONE; SLOTS]);
         Self { rooms, topologies, shards, starts, seats, slots, share, bound, floor, piece }
     }
@@ -277,7 +280,7 @@ impl Plan {
         let Some(seat) = donor else { return };
         let (load, donor) = (self.room(self.seats[seat]).load, self.seats[seat]);
         // A difference of less than a piece is none: the next version would double it.
-        let left = load.saturating_sub(self.piece);
+        let left = load.saturating_sub(self.piece.max(bytes));
         if left >= self.floor && left > room.load && self.is_spread(shard, host, donor) {
             self.seat(shard, seat, host);
         }

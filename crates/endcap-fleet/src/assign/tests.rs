@@ -142,6 +142,27 @@ proptest! {
     }
 
     #[test]
+    fn a_large_shard_beside_small_ones_does_not_leave_a_joiner_empty(
+        small in 8_u32..60, n in 4_usize..20, large in 1_u64..100_000,
+    ) {
+        let versions = [
+            Wanted { model: "large".parse().unwrap(), shard_bytes: 1_000 * large, ..wanted(1, 1, 2) },
+            wanted(1, small, 2),
+        ];
+        let mut hosts = hosts(n, 0, 0);
+        let before = place(&versions, &hosts[1..], &Current::new()).workers;
+        let after = place(&versions, &hosts, &before).workers;
+        let loads = loads(&after);
+        // The large shard fills two of the hosts; the others' fair share is two small ones or more.
+        if small as usize >= n - 2 {
+            prop_assert!(loads.contains_key("worker-0"), "{after:?}");
+        }
+        prop_assert_eq!(&place(&versions, &hosts, &after).workers, &after);
+        hosts.reverse();
+        prop_assert_eq!(place(&versions, &hosts, &after).workers, after);
+    }
+
+    #[test]
     fn the_next_version_lands_where_this_one_is(
         shards in 1_u32..60, n in 2_usize..90, gone in 0_usize..90, replicas in 1_usize..3,
     ) {
