@@ -1,44 +1,88 @@
 //! Exact search: every vector is looked at, the best are kept.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use std::{cmp::Ordering, collections::HashSet};
 
-use half::{f16, slice::HalfFloatSliceExt as _};
+use half::f16;
 
-/// Independent sums, so that the compiler can use whole vector registers.
+/// Independent sums, so that whole vector registers can be used.
 const LANES: usize = 16;
-/// Vectors that are widened together.
-const ROWS_AT_ONCE: usize = 16;
 
 /// The inner product of two vectors of equal length. Never −0: the sums begin at +0, so that two products of nothing
 /// are a tie under `total_cmp`.
 pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
-    let (left_chunks, left_rest) = left.as_chunks::<LANES>();
-    let (right_chunks, right_rest) = right.as_chunks::<LANES>();
+    product(left, right, |value| value)
+}
+
+/// The inner product with a vector whose numbers are to be widened.
+#[inline]
+fn product<T: Copy>(narrow: &[T], right: &[f32], widen: impl Fn(T) -> f32) -> f32 {
+    let ((narrow, narrow_rest), (right, right_rest)) =
+        (narrow.as_chunks::<LANES>(), right.as_chunks::<LANES>());
     let mut sums = [0.0_f32; LANES];
-    for (a, b) in left_chunks.iter().zip(right_chunks) {
+    for (a, b) in narrow.iter().zip(right) {
         for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
+            sums[lane] += widen(a[lane]) * b[lane];
         }
     }
-    let rest: f32 = left_rest.iter().zip(right_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
+    // By halves, which takes four additions one after another instead of sixteen.
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+    }
+    sums[0] + rest(narrow_rest, right_rest, widen)
+}
+
+/// What is left of two vectors after the last full register.
+#[inline]
+fn rest<T: Copy>(narrow: &[T], right: &[f32], widen: impl Fn(T) -> f32) -> f32 {
+    narrow.iter().zip(right).map(|(a, b)| widen(*a) * b).sum()
 }
 
 /// Offers the inner product of every vector (row-major, `query.len()` wide) and the query.
 pub(crate) fn scan_f32(vectors: &[f32], query: &[f32], best: &mut Best<'_>) {
-    best.offer_all(vectors.chunks_exact(query.len()).map(|vector| dot(vector, query)));
+    #[cfg(target_arch = "x86_64")]
+    if avx2::is_here() {
+        #[expect(unsafe_code, reason = "the CPU has just been asked")]
+        return unsafe { avx2::scan_f32(vectors, query, best) };
+    }
+    scan_f32_anywhere(vectors, query, best);
+}
+
+fn scan_f32_anywhere(vectors: &[f32], query: &[f32], best: &mut Best<'_>) {
+    for vector in vectors.chunks_exact(query.len()) {
+        best.offer(dot(vector, query));
+    }
 }
 
 /// The same of vectors that are stored as f16: half the memory to read.
 pub(crate) fn scan_f16(vectors: &[f16], query: &[f32], best: &mut Best<'_>) {
-    // A few rows at a time, so that the widened ones stay in the nearest cache. `half` uses the CPU's own conversion.
-    let block = query.len() * ROWS_AT_ONCE;
-    let mut wide = vec![0.0; block];
-    for narrow in vectors.chunks(block) {
-        let wide = &mut wide[..narrow.len()];
-        narrow.convert_to_f32_slice(wide);
-        best.offer_all(wide.chunks_exact(query.len()).map(|vector| dot(vector, query)));
+    #[cfg(target_arch = "x86_64")]
+    if avx2::is_here() {
+        #[expect(unsafe_code, reason = "the CPU has just been asked")]
+        return unsafe { avx2::scan_f16(vectors, query, best) };
     }
+    scan_f16_anywhere(vectors, query, best);
+}
+
+fn scan_f16_anywhere(vectors: &[f16], query: &[f32], best: &mut Best<'_>) {
+    for vector in vectors.chunks_exact(query.len()) {
+        best.offer(product(vector, query, widen));
+    }
+}
+
+/// A finite number as f32, without a branch, so that many are widened at once: exponent and fraction are where those of
+/// an f32 are, and the exponent counts from another zero.
+#[inline]
+fn widen(narrow: f16) -> f32 {
+    /// 2^(127 − 15).
+    const EXPONENTS: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    let bits = u32::from(narrow.to_bits());
+    let size = f32::from_bits((bits & 0x7fff) << 13) * EXPONENTS;
+    f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
 }
 
 /// Vectors as bytes, each with its own scale: a quarter of the memory to read.
@@ -61,8 +105,7 @@ impl Quantized {
 
     /// Offers nearly the inner products with the query, up to one factor for all.
     pub(crate) fn scan(&self, query: &[f32], best: &mut Best<'_>) {
-        let (query, _) = quantize(query);
-        wide_scan(&self.codes, &self.scales, &query, best);
+        scan_bytes(&self.codes, &self.scales, &query_codes(query), best);
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -78,43 +121,30 @@ fn quantize(vector: &[f32]) -> (Vec<i8>, f32) {
     (vector.iter().map(code).collect(), scale)
 }
 
-/// Written so that the compiler can use whatever registers the caller is compiled for.
-#[inline(always)]
-fn byte_scan(codes: &[i8], scales: &[f32], query: &[i8], best: &mut Best<'_>) {
-    let product = |codes: &[i8]| {
-        codes.iter().zip(query).map(|(a, b)| i32::from(i16::from(*a) * i16::from(*b))).sum::<i32>()
-    };
-    #[expect(clippy::cast_precision_loss, reason = "a coarse score")]
-    let scores =
-        codes.chunks_exact(query.len()).zip(scales).map(|(codes, scale)| product(codes) as f32 * scale);
-    best.offer_all(scores);
+/// The codes of a query, already as wide as their products are.
+fn query_codes(query: &[f32]) -> Vec<i16> {
+    quantize(query).0.into_iter().map(i16::from).collect()
 }
 
-/// [`byte_scan`] with the widest registers that this CPU has.
-fn wide_scan(codes: &[i8], scales: &[f32], query: &[i8], best: &mut Best<'_>) {
+fn scan_bytes(codes: &[i8], scales: &[f32], query: &[i16], best: &mut Best<'_>) {
     #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-        fn with_avx512(codes: &[i8], scales: &[f32], query: &[i8], best: &mut Best<'_>) {
-            byte_scan(codes, scales, query, best);
-        }
-        #[target_feature(enable = "avx2")]
-        fn with_avx2(codes: &[i8], scales: &[f32], query: &[i8], best: &mut Best<'_>) {
-            byte_scan(codes, scales, query, best);
-        }
-        let has_avx512 = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vnni");
-        if has_avx512 {
-            #[expect(unsafe_code, reason = "the CPU has just been asked for what the function needs")]
-            return unsafe { with_avx512(codes, scales, query, best) };
-        }
-        if is_x86_feature_detected!("avx2") {
-            #[expect(unsafe_code, reason = "the CPU has just been asked for what the function needs")]
-            return unsafe { with_avx2(codes, scales, query, best) };
-        }
+    if avx2::is_here() {
+        #[expect(unsafe_code, reason = "the CPU has just been asked")]
+        return unsafe { avx2::scan_bytes(codes, scales, query, best) };
     }
-    byte_scan(codes, scales, query, best);
+    scan_bytes_anywhere(codes, scales, query, best);
+}
+
+fn scan_bytes_anywhere(codes: &[i8], scales: &[f32], query: &[i16], best: &mut Best<'_>) {
+    for (codes, scale) in codes.chunks_exact(query.len()).zip(scales) {
+        #[expect(clippy::cast_precision_loss, reason = "a coarse score")]
+        best.offer(rest_of_bytes(codes, query) as f32 * scale);
+    }
+}
+
+#[inline]
+fn rest_of_bytes(codes: &[i8], query: &[i16]) -> i32 {
+    codes.iter().zip(query).map(|(a, b)| i32::from(i16::from(*a) * *b)).sum()
 }
 
 /// The `depth` best rows of scores that are offered in the order of rows, in little memory: what cannot be among them any
@@ -136,14 +166,13 @@ impl<'a> Best<'a> {
         Self { depth, excluded, next_row: 0, found: Vec::new(), threshold }
     }
 
+    /// The score of the next row.
     #[inline(always)]
-    fn offer_all(&mut self, scores: impl Iterator<Item = f32>) {
-        for score in scores {
-            if score > self.threshold {
-                self.keep(score);
-            }
-            self.next_row += 1;
+    fn offer(&mut self, score: f32) {
+        if score > self.threshold {
+            self.keep(score);
         }
+        self.next_row += 1;
     }
 
     #[inline(never)]
@@ -218,16 +247,36 @@ mod tests {
         }
 
         #[test]
-        fn bytes_score_the_same_with_and_without_wide_registers(
-            dim in 1_usize..70, codes in prop::collection::vec(-127_i8..=127, 0..800),
-            query in prop::collection::vec(-127_i8..=127, 70),
+        fn scores_are_the_same_bits_with_and_without_wide_registers(
+            dim in 1_usize..70, values in prop::collection::vec(-2.0_f32..2.0, 0..800),
+            query in prop::collection::vec(-2.0_f32..2.0, 70),
         ) {
-            let (scales, nothing) = (vec![0.5; codes.len() / dim], HashSet::new());
-            let codes = &codes[..codes.len() / dim * dim];
-            let [mut wide, mut narrow] = [(); 2].map(|()| Best::new(10, &nothing));
-            wide_scan(codes, &scales, &query[..dim], &mut wide);
-            byte_scan(codes, &scales, &query[..dim], &mut narrow);
-            prop_assert_eq!(wide.into_ordered(), narrow.into_ordered());
+            let (query, nothing) = (&query[..dim], HashSet::new());
+            let values = &values[..values.len() / dim * dim];
+            let found = |scan: &dyn Fn(&mut Best<'_>)| {
+                let mut best = Best::new(10, &nothing);
+                scan(&mut best);
+                let bits = |(row, score): (u32, f32)| (row, score.to_bits());
+                best.into_ordered().into_iter().map(bits).collect::<Vec<_>>()
+            };
+            let narrow = found(&|best| scan_f32_anywhere(values, query, best));
+            prop_assert_eq!(found(&|best| scan_f32(values, query, best)), narrow);
+
+            let halves: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
+            let narrow = found(&|best| scan_f16_anywhere(&halves, query, best));
+            prop_assert_eq!(found(&|best| scan_f16(&halves, query, best)), narrow);
+
+            let Quantized { codes, scales } = Quantized::of(values, dim);
+            let query = query_codes(query);
+            let narrow = found(&|best| scan_bytes_anywhere(&codes, &scales, &query, best));
+            prop_assert_eq!(found(&|best| scan_bytes(&codes, &scales, &query, best)), narrow);
+        }
+    }
+
+    #[test]
+    fn every_finite_half_is_widened_as_its_library_does() {
+        for narrow in (0..=u16::MAX).map(f16::from_bits).filter(|narrow| narrow.is_finite()) {
+            assert_eq!(widen(narrow).to_bits(), narrow.to_f32().to_bits(), "{narrow}");
         }
     }
 }
