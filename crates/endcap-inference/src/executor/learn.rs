@@ -11,6 +11,9 @@ const WEIGHT: f64 = 0.2;
 const OUTLIER: f64 = 4.0;
 /// A larger size pays as long as it makes a cell cheaper by more than this.
 const PAYS: f64 = 1.1;
+/// After so many runs that left others waiting, a size that none of them had says nothing about the knee any more: what
+/// it took at warm-up, or alone, is not what it takes among others.
+const FRESH: u64 = 1024;
 /// One per power of two.
 const SIZES: usize = usize::BITS as usize;
 
@@ -19,6 +22,8 @@ const SIZES: usize = usize::BITS as usize;
 struct Size {
     cells: f64,
     seconds: f64,
+    /// The crowded runs until then.
+    measured: u64,
 }
 
 /// Run times of one model on one device, by size.
@@ -26,11 +31,13 @@ struct Size {
 pub(super) struct Learned {
     sizes: [Size; SIZES],
     knee: usize,
+    /// Runs that left others waiting: those whose size was a choice.
+    crowded: u64,
 }
 
 impl Default for Learned {
     fn default() -> Self {
-        Self { sizes: [Size::default(); SIZES], knee: usize::MAX }
+        Self { sizes: [Size::default(); SIZES], knee: usize::MAX, crowded: 0 }
     }
 }
 
@@ -40,13 +47,19 @@ impl Learned {
         let (cells, took) = (cells.max(1), took.as_secs_f64().max(1e-9));
         let size = &mut self.sizes[cells.ilog2() as usize];
         if size.seconds == 0.0 {
-            *size = Size { cells: cells as f64, seconds: took };
+            *size = Size { cells: cells as f64, seconds: took, measured: 0 };
         } else {
             // Both move together: the mean of points near a line is near it, too.
             size.cells += WEIGHT * (cells as f64 - size.cells);
             size.seconds += WEIGHT * (took.min(OUTLIER * size.seconds) - size.seconds);
         }
+        size.measured = self.crowded;
         self.knee = self.find_knee();
+    }
+
+    /// A run began that left others waiting.
+    pub(super) fn crowd(&mut self) {
+        self.crowded += 1;
     }
 
     /// Seconds that a run of so many cells should take; nothing before the first measurement.
@@ -93,8 +106,9 @@ impl Learned {
 
     fn find_knee(&self) -> usize {
         let cost = |size: &Size| size.seconds / size.cells;
-        let best = self.known().map(|size| cost(&size)).fold(f64::INFINITY, f64::min);
-        let cheap = |size: &Size| size.seconds > 0.0 && cost(size) <= PAYS * best;
+        let fresh = |size: &Size| size.seconds > 0.0 && self.crowded - size.measured <= FRESH;
+        let best = self.sizes.iter().filter(|size| fresh(size)).map(cost).fold(f64::INFINITY, f64::min);
+        let cheap = |size: &Size| fresh(size) && cost(size) <= PAYS * best;
         self.sizes.iter().position(cheap).map_or(usize::MAX, |power| 1 << power)
     }
 }
@@ -134,6 +148,25 @@ mod tests {
         let mut flat = Learned::default();
         (0..11).for_each(|power| flat.record(1 << power, Duration::from_micros(50)));
         assert_eq!(flat.knee(), 1024);
+    }
+
+    #[test]
+    fn a_size_that_no_crowded_run_had_for_long_is_no_longer_compared() {
+        let mut learned = line();
+        // At warm-up the largest was much the quickest; under load nothing near it is.
+        learned.record(4096, Duration::from_micros(4096));
+        assert_eq!(learned.knee(), 4096);
+        for _ in 0..FRESH {
+            learned.crowd();
+            learned.record(200, Duration::from_micros(616));
+            learned.record(100, Duration::from_micros(316));
+        }
+        assert_eq!(learned.knee(), 4096, "still fresh");
+        learned.crowd();
+        learned.record(200, Duration::from_micros(616));
+        assert_eq!(learned.knee(), 64);
+        // What a run of that size takes is believed all the same.
+        assert_near(learned.seconds(4096).unwrap(), 4096.0);
     }
 
     #[test]

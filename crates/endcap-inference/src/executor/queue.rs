@@ -12,8 +12,9 @@ use crate::InferError;
 
 /// How long one death in the queue turns its order around: `CoDel`'s interval (Nichols and Jacobson, 2012).
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Every so many batches one may be twice as large, so that a size that was slow once is tried again.
-const TRY_LARGER: u64 = 64;
+/// Every so many batches one is half as large or, in turn, twice, so that the knee is compared with its neighbours as
+/// they are now.
+const PROBE: u64 = 64;
 
 pub(super) type Reply = oneshot::Sender<Result<Ran, InferError>>;
 
@@ -138,11 +139,17 @@ impl Queue {
         meters: &Meters,
     ) -> Vec<Job> {
         self.bury_front(now, meters);
-        let mut knee = learned.knee();
-        if self.batches % TRY_LARGER == TRY_LARGER - 1 {
-            knee = knee.saturating_mul(2);
+        let (mut knee, mut least) = (learned.knee(), 1);
+        if self.batches % PROBE == PROBE - 1 {
+            // Large jobs jump over the double: two of them are more than one, whatever the knee.
+            (knee, least) = if (self.batches / PROBE).is_multiple_of(2) {
+                (knee / 2, 1)
+            } else {
+                (knee.saturating_mul(2), 2)
+            };
         }
-        let mut batch = Batch { limits, knee, now, rows: 0, cells: 0, tightest: None, jobs: Vec::new() };
+        let mut batch =
+            Batch { limits, knee, least, now, rows: 0, cells: 0, tightest: None, jobs: Vec::new() };
         let newest_first = self.is_behind(now);
         while let Some((place, job)) = self.peek(batch.jobs.first(), newest_first) {
             // One is always tried, or what is believed could never be corrected.
@@ -208,6 +215,8 @@ impl Queue {
 struct Batch {
     limits: Limits,
     knee: usize,
+    /// Jobs that may be more than the knee together.
+    least: usize,
     now: Instant,
     rows: usize,
     cells: usize,
@@ -221,7 +230,8 @@ impl Batch {
         let short = learned.seconds(cells).is_none_or(|seconds| seconds <= self.limits.seconds);
         // A job larger than any batch runs alone.
         let alone = self.jobs.is_empty();
-        let fits = self.rows + job.rows <= self.limits.rows && cells <= self.knee;
+        let pays = cells <= self.knee || self.jobs.len() < self.least;
+        let fits = self.rows + job.rows <= self.limits.rows && pays;
         short && (alone || fits && self.meets(job.deadline, cells, learned))
     }
 

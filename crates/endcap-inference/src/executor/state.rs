@@ -63,6 +63,9 @@ impl State {
         if batch.is_empty() {
             return None;
         }
+        if self.queue.rows() > 0 {
+            self.learned.crowd();
+        }
         let cells = batch.iter().map(|job| job.cells).sum();
         Some((self.begin(cells, now)?, batch))
     }

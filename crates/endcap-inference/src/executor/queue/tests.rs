@@ -102,6 +102,22 @@ fn a_batch_ends_where_more_rows_no_longer_pay() {
 }
 
 #[test]
+fn the_neighbours_of_the_knee_are_tried_now_and_then() {
+    let mut fixture = Fixture::new();
+    fixture.learn(1);
+    (0..4 * PROBE * 16).for_each(|_| fixture.add(1, 1, 100_000));
+    let sizes: Vec<usize> = (0..2 * PROBE).map(|_| fixture.batch().len()).collect();
+    let probes: Vec<_> = (1..).zip(&sizes).filter(|(_, size)| **size != 16).collect();
+    assert_eq!(probes, [(PROBE, &8), (2 * PROBE, &32)]);
+    // Jobs of which one is larger than the knee run alone, and two together when it is tried.
+    let mut fixture = Fixture::new();
+    fixture.learn(1);
+    (0..2 * PROBE + 1).for_each(|_| fixture.add(1, 40, 100_000));
+    let sizes: Vec<usize> = (0..2 * PROBE).map(|_| fixture.batch().len()).collect();
+    assert_eq!(sizes.iter().position(|jobs| *jobs == 2), Some(2 * PROBE as usize - 1));
+}
+
+#[test]
 fn a_batch_is_done_by_the_earliest_deadline_in_it() {
     let mut fixture = Fixture::new();
     fixture.learn(100);
