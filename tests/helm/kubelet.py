@@ -3,18 +3,20 @@
 To be run by `unshare --net --mount`, as root: every pod gets an address on the loopback of that network, and a
 read-only root with nothing in it but libraries, the binaries, its volumes and the names of Services; it runs as the
 user that its manifest says. What is not as in a cluster: pods share one network, so "0.0.0.0" becomes the pod's own
-address; a Service is the address of its first pod; limits, policies and scheduling do nothing.
+address; a Service is the address of its first ready pod; limits, policies and scheduling do nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
+import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ import chart
 SYSTEM = ("proc", "sys")
 PR_SET_NO_NEW_PRIVS = 38
 SERVING = b"\x08\x01"
+# The file of names is written in one go and never gets shorter, so that no reader finds half of it.
+HOSTS_BYTES = 16_384
 
 
 @dataclass
@@ -37,6 +41,8 @@ class Pod:
     manifest: dict[str, Any]
     root: Path
     process: subprocess.Popen | None = field(default=None)
+    # Whether Services send to it.
+    endpoint: bool = True
 
     @property
     def container(self) -> dict[str, Any]:
@@ -45,7 +51,7 @@ class Pod:
 
     @property
     def log(self) -> Path:
-        return self.root.with_suffix(".log")
+        return self.root.with_name(f"{self.root.name}.log")
 
 
 class Cluster:
@@ -53,22 +59,32 @@ class Cluster:
         """`image` is the root of all containers: Endcap's, with etcd in it."""
         self.objects, self.image, self.folder = objects, image, folder
         self.pods: list[Pod] = []
+        self.serial = itertools.count(1)
+        self.hosts = folder / "hosts"
+        self.hosts.touch()
+        run("ip", "link", "set", "lo", "up")
         for obj in chart.of_kind(objects, *chart.WORKLOADS):
             for ordinal in range(obj["spec"].get("replicas", 1)):
-                name = f"{obj['metadata']['name']}-{ordinal}"
-                address = f"10.254.0.{len(self.pods) + 1}"
-                self.pods.append(Pod(name, address, obj, chart.pod(obj), folder / name))
-        run("ip", "link", "set", "lo", "up")
-        for pod in self.pods:
-            run("ip", "address", "add", f"{pod.address}/32", "dev", "lo")
+                self.add(obj, f"{obj['metadata']['name']}-{ordinal}")
+
+    def add(self, owner: dict[str, Any], name: str, *, endpoint: bool = True) -> Pod:
+        """A pod that does not run yet, with an address of its own."""
+        serial = next(self.serial)
+        root = self.folder / f"{name}.{serial}"
+        pod = Pod(name, f"10.254.0.{serial}", owner, chart.pod(owner), root, endpoint=endpoint)
+        run("ip", "address", "add", f"{pod.address}/32", "dev", "lo")
+        self.pods.append(pod)
+        self.name_services()
+        return pod
 
     def of(self, *kinds: str) -> list[Pod]:
         return [pod for pod in self.pods if pod.owner["kind"] in kinds]
 
-    def start(self, pod: Pod) -> None:
+    def start(self, pod: Pod, *arguments: str) -> None:
+        """`arguments` instead of the manifest's, if there are any."""
         if not pod.root.exists():
             self.make_root(pod)
-        command = [*pod.container.get("command", ["endcap"]), *pod.container["args"]]
+        command = [*pod.container.get("command", ["endcap"]), *(arguments or pod.container["args"])]
         command = [self.expanded(pod, word) for word in command]
         with pod.log.open("ab") as log:
             pod.process = subprocess.Popen(
@@ -111,13 +127,14 @@ class Cluster:
             mounts[mount["mountPath"][1:]] = (source, mount.get("readOnly", False))
         for place in mounts:
             (pod.root / place).mkdir(parents=True, exist_ok=True)
-        (pod.root / "etc/hosts").write_text(self.hosts())
+        (pod.root / "etc/hosts").touch()
         run("mount", "--bind", str(pod.root), str(pod.root))
         run("mount", "-o", "remount,bind,ro", str(pod.root))
         for place, (source, read_only) in mounts.items():
             run("mount", "--bind", str(source), str(pod.root / place))
             if read_only:
                 run("mount", "-o", "remount,bind,ro", str(pod.root / place))
+        run("mount", "--bind", str(self.hosts), str(pod.root / "etc/hosts"))
 
     def volume(self, pod: Pod, volume: dict[str, Any], name: str) -> Path:
         claim = volume.get("persistentVolumeClaim", {}).get("claimName")
@@ -127,8 +144,8 @@ class Cluster:
             group = pod.manifest["spec"]["securityContext"]["fsGroup"]
             os.chown(folder, -1, group)
             folder.chmod(0o2775)
-            for key, text in self.config(volume).items():
-                (folder / key).write_text(text.replace("0.0.0.0", pod.address))
+        for key, text in self.config(volume).items():
+            (folder / key).write_text(text.replace("0.0.0.0", pod.address))
         return folder
 
     def config(self, volume: dict[str, Any]) -> dict[str, str]:
@@ -136,15 +153,19 @@ class Cluster:
             return {}
         return chart.named(self.objects, "ConfigMap", volume["configMap"]["name"])["data"]
 
-    def hosts(self) -> str:
+    def name_services(self) -> None:
         lines = ["127.0.0.1 localhost"]
         for service in chart.of_kind(self.objects, "Service"):
             name, selector = service["metadata"]["name"], service["spec"]["selector"]
             domain = f"{name}.{chart.NAMESPACE}.svc.cluster.local"
             pods = [pod for pod in self.pods if chart.matches(pod.manifest["metadata"].get("labels", {}), selector)]
-            lines.append(f"{pods[0].address} {name} {domain}")
+            ready = [pod for pod in pods if pod.endpoint] or pods
+            lines += [f"{pod.address} {name} {domain}" for pod in ready[:1]]
             lines += [f"{pod.address} {pod.name}.{domain}" for pod in pods]
-        return "\n".join(lines) + "\n"
+        text = ("\n".join(lines) + "\n").encode()
+        assert len(text) <= HOSTS_BYTES
+        with self.hosts.open("r+b", buffering=0) as file:
+            file.write(text.ljust(HOSTS_BYTES, b"\n"))
 
     def probe(self, pod: Pod, name: str) -> bool:
         probe = pod.container[name]
@@ -172,6 +193,61 @@ class Cluster:
                 if pod.process.poll() is not None:
                     self.start(pod)
             time.sleep(0.2)
+
+    def upgrade(self, objects: list[dict[str, Any]], timeout: float) -> list[str]:
+        """Applies other manifests, to all workloads at once, as a cluster does. Names the pods that were replaced."""
+        before, self.objects = self.objects, objects
+        end, replaced, rolls = time.monotonic() + timeout, [], []
+        for obj in chart.of_kind(objects, "StatefulSet", "Deployment"):
+            pods = [pod for pod in self.pods if chart.identity(pod.owner) == chart.identity(obj)]
+            if chart.pod(chart.named(before, *chart.identity(obj))) != chart.pod(obj):
+                roll = self.replace_in_turn if obj["kind"] == "StatefulSet" else self.surge
+                rolls.append(roll(obj, pods))
+                replaced += [pod.name for pod in pods]
+        while rolls:
+            assert time.monotonic() < end, f"not rolled out after {timeout} s"
+            rolls = [roll for roll in rolls if next(roll, StopIteration) is not StopIteration]
+            time.sleep(0.1)
+        return replaced
+
+    def replace_in_turn(self, obj: dict[str, Any], pods: list[Pod]) -> Iterator[None]:
+        """A StatefulSet: from the last to the first, each with its name and its volumes."""
+        for old in reversed(pods):
+            yield from self.end(old)
+            new = self.add(obj, old.name, endpoint=False)
+            yield from self.come(new)
+
+    def surge(self, obj: dict[str, Any], pods: list[Pod]) -> Iterator[None]:
+        """A Deployment with maxSurge 1 and maxUnavailable 0: a new pod is ready before an old one goes."""
+        assert obj["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+        for old in pods:
+            new = self.add(obj, f"{obj['metadata']['name']}-{next(self.serial)}", endpoint=False)
+            yield from self.come(new)
+            yield from self.end(old)
+
+    def come(self, pod: Pod) -> Iterator[None]:
+        self.start(pod)
+        while not self.probe(pod, "readinessProbe"):
+            if pod.process.poll() is not None:
+                self.start(pod)
+            yield
+        pod.endpoint = True
+        self.name_services()
+        available = time.monotonic() + pod.owner["spec"].get("minReadySeconds", 0)
+        while time.monotonic() < available:
+            yield
+
+    def end(self, pod: Pod) -> Iterator[None]:
+        pod.endpoint = False
+        self.name_services()
+        pod.process.send_signal(signal.SIGTERM)
+        killed = time.monotonic() + pod.manifest["spec"]["terminationGracePeriodSeconds"]
+        while pod.process.poll() is None:
+            assert time.monotonic() < killed, f"{pod.name} would have been killed:\n{pod.log.read_text()[-3000:]}"
+            yield
+        assert pod.process.returncode == 0, f"{pod.name} ended with {pod.process.returncode}"
+        self.pods.remove(pod)
+        self.name_services()
 
     def stop(self) -> None:
         for pod in self.pods:

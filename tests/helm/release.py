@@ -1,16 +1,20 @@
 """One release, from its manifests to its end. Run by test_release.py in namespaces of its own."""
 
+import json
 import signal
 import sys
 import time
 from pathlib import Path
 
 import chart
-from kubelet import Cluster
+from kubelet import Cluster, Pod
 
 # Enough for a busy machine; the deadlines of a cluster are longer.
 PATIENCE = 90
-VALUES = {"worker": {"replicas": 2}, "gateway": {"replicas": 2}, "bootstrap": {"enabled": True}}
+# An update waits less for what the controller hands out; two workers hold everything already.
+WORKERS = {"replicas": 2, "minReadySeconds": 2}
+VALUES = {"worker": WORKERS, "gateway": {"replicas": 2}, "bootstrap": {"enabled": True}}
+UPGRADE = {**VALUES, "image": {"tag": "next"}}
 
 
 def main(image: Path, folder: Path) -> None:
@@ -27,6 +31,11 @@ def main(image: Path, folder: Path) -> None:
         succeeds(cluster, job, attempts=5)
         succeeds(cluster, test, attempts=5)
         print(test.log.read_text())
+        shopper = shop(cluster, test.owner)
+        print("upgraded:", *cluster.upgrade(chart.objects(UPGRADE), PATIENCE))
+        print("rolled back:", *cluster.upgrade(chart.objects(VALUES), PATIENCE))
+        print("answered:", answers(shopper))
+        members = cluster.of("StatefulSet", "Deployment")
         drain(cluster, [pod for pod in members if pod.container["name"] == "endcap"])
     finally:
         cluster.stop()
@@ -39,6 +48,26 @@ def succeeds(cluster: Cluster, pod, attempts: int) -> None:
             return
         time.sleep(1)
     raise AssertionError(f"{pod.name} failed {attempts} times:\n{pod.log.read_text()}")
+
+
+def shop(cluster: Cluster, owner: chart.Object) -> Pod:
+    """Sends Recommend to the gateways' Service until it is interrupted."""
+    shopper = cluster.add(owner, "shopper")
+    load = ["--rate", "20", "--duration", "1h", "--deadline", "2s", "--warm-up", "1s"]
+    cluster.start(shopper, "--output", "json", "bench", *load)
+    return shopper
+
+
+def answers(shopper: Pod) -> dict[str, int]:
+    """By rung; every request had one in its deadline, and a whole one: each shard has two workers."""
+    shopper.process.send_signal(signal.SIGINT)
+    code = shopper.process.wait(PATIENCE)
+    text = shopper.log.read_text()
+    assert code == 0, text
+    [step] = json.loads(text[text.index("{") :])["steps"]
+    assert not step["errors"] and step["in_deadline"] == step["offered"] > 0, step
+    assert step["rungs"].keys() == {"FULL"}, step["rungs"]
+    return step["rungs"]
 
 
 def drain(cluster: Cluster, pods) -> None:

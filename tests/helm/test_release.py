@@ -1,5 +1,6 @@
 """A release of the chart, its own pods as processes on the image's root, read-only, and without rights: it comes up,
-the bootstrap job promotes, `helm test`'s pod is answered from every shard, and SIGTERM drains within the grace."""
+the bootstrap job promotes, `helm test`'s pod is answered from every shard, an upgrade and its rollback under load fail
+no request, and SIGTERM drains within the grace."""
 
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ def may_make_namespaces():
 
 
 @pytest.mark.skipif(not may_make_namespaces(), reason="needs the right to make network and mount namespaces")
-def test_a_release_comes_up_promotes_answers_and_drains(image, tmp_path):
+def test_a_release_comes_up_promotes_answers_is_upgraded_under_load_and_drains(image, tmp_path):
     root = tmp_path / "image"
     subprocess.run(["cp", "--archive", "--link", image, root], check=True)
     shutil.copy(chart.ROOT / ".tools/etcd/etcd", root / "usr/local/bin/etcd")
@@ -27,3 +28,7 @@ def test_a_release_comes_up_promotes_answers_and_drains(image, tmp_path):
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
     assert "succeeded: endcap-bootstrap-0" in ran.stdout and "succeeded: endcap-test-0" in ran.stdout
     assert "FULL" in ran.stdout and ran.stdout.count("drained:") == 7
+    rolled = [
+        line.split(": ")[1].split() for line in ran.stdout.splitlines() if line.startswith(("upgraded", "rolled"))
+    ]
+    assert [len(names) for names in rolled] == [7, 7], ran.stdout
