@@ -20,6 +20,8 @@ MODEL = "search-ranker"
 IN_FLIGHT = 8
 DIM = 64
 BUDGET_MS = 50.0
+# What an index keeps of an item: f32 always, and what is scanned first.
+ITEM_BYTES = {"f32": 4 * DIM, "f16": 4 * DIM + 2 * DIM, "int8": 4 * DIM + DIM + 4}
 
 
 def main() -> None:
@@ -87,10 +89,13 @@ def search_ms(arguments: argparse.Namespace, programs: Programs, items: int, pre
 
 
 def law(points: list[tuple[int, float]]) -> tuple[float, float]:
-    """a and b of cost = a + b x size, by least squares of the relative error: small sizes count as large ones do."""
+    """a and b of cost = a + b x size, by least squares of the relative error: small sizes count as large ones do, and
+    none costs less than nothing."""
     sizes, costs = np.array(points, dtype=float).T
     inputs = np.stack([np.ones_like(sizes), sizes], axis=1) / costs[:, None]
     a, b = np.linalg.lstsq(inputs, np.ones_like(costs), rcond=None)[0]
+    if a < 0:
+        a, b = 0.0, float(np.sum(sizes / costs) / np.sum((sizes / costs) ** 2))
     return float(a), float(b)
 
 
@@ -106,35 +111,41 @@ def shards_report(points: list[tuple[int, float]]) -> list[str]:
         "",
         f"Cost = {a:.2f} ms + {b:.3f} ms a shard: each shard ranks its own best `depth` items.",
         "",
+        "![a request, by the number of shards](scale-shards.svg)",
+        "",
     ]
 
 
 def items_report(by_items: dict[str, list[tuple[int, float]]]) -> list[str]:
     lines = [f"## A search for the best 100, by the items of the shard ({DIM} numbers each, one core)", ""]
+    billion = ["## A billion items, beyond what was measured, at the cost of the largest shard that was", ""]
     for precision, points in by_items.items():
         a, b = law(points)
-        billion = b * 1e9
         lines += [f"| {precision}: items | measured | line |", "|---|---|---|"]
-        lines += [f"| {items:,} | {cost:.3f} ms | {max(a, 0) + b * items:.3f} ms |" for items, cost in points]
-        lines += [
-            "",
-            f"Cost = {a:.3f} ms + {b * 1e6:.2f} ms a million items. A billion, beyond what was measured: "
-            f"{billion / 1000:.1f} s of one core a query, or {billion / BUDGET_MS:.0f} cores for {BUDGET_MS:.0f} ms.",
-            "",
+        lines += [f"| {items:,} | {cost:.3f} ms | {a + b * items:.3f} ms |" for items, cost in points]
+        lines += ["", f"Cost = {a:.3f} ms + {b * 1e6:.2f} ms a million items.", ""]
+        # Small shards lie in the CPU's cache, and are cheaper by the item than any that is larger.
+        items, cost = points[-1]
+        seconds, memory = cost / items * 1e6, ITEM_BYTES[precision]
+        cores = seconds * 1000 / BUDGET_MS
+        billion += [
+            f"- {precision}: {seconds:.1f} s of one core a query, or {cores:.0f} cores for {BUDGET_MS:.0f} ms, "
+            f"each with {1e3 / cores:.1f} million items in {memory / cores:.1f} GB; {memory} GB in all."
         ]
-    return lines
+    return [*lines, "![a search, by the items of the shard](scale-items.svg)", "", *billion]
 
 
 def plot(series: dict[str, list[tuple[int, float]]], across: str, up: str) -> str:
     """Points and their lines, both axes logarithmic, as SVG."""
     width, height, edge = 640, 400, 60
-    everything = [point for points in series.values() for point in points]
-    (left, low), (right, high) = np.log10(np.min(everything, axis=0)), np.log10(np.max(everything, axis=0))
+    everything = np.log10([point for points in series.values() for point in points])
+    (left, _), (right, _) = everything.min(axis=0), everything.max(axis=0)
+    low, high = np.floor(everything.min(axis=0)[1]), np.ceil(everything.max(axis=0)[1])
 
-    def at(size: float, cost: float) -> str:
+    def at(size: float, cost: float) -> tuple[float, float]:
         x = edge + (np.log10(size) - left) / max(right - left, 1e-9) * (width - 2 * edge)
         y = height - edge - (np.log10(cost) - low) / max(high - low, 1e-9) * (height - 2 * edge)
-        return f"{x:.1f},{y:.1f}"
+        return round(float(x), 1), round(float(y), 1)
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
@@ -144,22 +155,24 @@ def plot(series: dict[str, list[tuple[int, float]]], across: str, up: str) -> st
         f'<text x="{width / 2}" y="{height - 15}" text-anchor="middle">{across}</text>',
         f'<text x="15" y="{height / 2}" text-anchor="middle" transform="rotate(-90 15 {height / 2})">{up}</text>',
     ]
-    for value in np.unique([size for size, _ in everything]):
-        x = at(value, 10**low).split(",")[0]
-        parts.append(f'<text x="{x}" y="{height - edge + 18}" text-anchor="middle">{int(value):,}</text>')
-    for value in np.geomspace(10**low, 10**high, 5):
-        y = at(10**left, value).split(",")[1]
-        parts.append(f'<text x="{edge - 6}" y="{y}" text-anchor="end">{value:.3g}</text>')
+    for size in sorted({size for points in series.values() for size, _ in points}):
+        x, y = at(size, 10**low)
+        parts.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{int(size):,}</text>')
+    for power in range(int(low), int(high) + 1):
+        x, y = at(10**left, 10.0**power)
+        parts.append(f'<path d="M{x},{y} H{width - edge}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x - 6}" y="{y + 4}" text-anchor="end">{10.0**power:g}</text>')
     colours = ["#0b6bcb", "#c2410c", "#15803d", "#7e22ce"]
     for number, (name, points) in enumerate(series.items()):
         colour, (a, b) = colours[number % len(colours)], law(points)
         fitted = [(size, a + b * size) for size in np.geomspace(10**left, 10**right, 50)]
-        line = " ".join(at(size, cost) for size, cost in fitted if cost > 0)
+        inside = [at(size, cost) for size, cost in fitted if low <= np.log10(max(cost, 1e-9)) <= high]
+        line = " ".join(f"{x},{y}" for x, y in inside)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}"/>')
         for point in points:
-            x, y = at(*point).split(",")
+            x, y = at(*point)
             parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{edge + 10}" y="{edge + 15 * number}" fill="{colour}">{name}</text>')
+        parts.append(f'<text x="{edge + 10}" y="{edge + 15 * (number + 1)}" fill="{colour}">{name}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
