@@ -8,6 +8,7 @@ use endcap_service::traces::stage;
 use endcap_types::{
     DegradationReason, FeatureName, FeatureValue, Quality, Rung, ShardOutcome, StageTiming, Violations,
 };
+use futures::FutureExt as _;
 use tokio::time::Instant;
 
 use crate::{
@@ -267,10 +268,13 @@ fn popular(asked: &Asked, placed: &Placed, unknown: &[String]) -> Vec<Item> {
     shown.into_iter().map(Item::unscored).collect()
 }
 
-async fn timed<T>(name: &'static str, work: impl Future<Output = T>) -> (T, u64) {
-    let started = Instant::now();
-    let done = stage(name).run(work).await;
-    (done, micros(started.elapsed()))
+/// Work as a stage, and how long it took from now, in microseconds.
+fn timed<T>(name: &'static str, work: impl Future<Output = T>) -> impl Future<Output = (T, u64)> {
+    let (started, stage) = (Instant::now(), stage(name));
+    stage.run(work).map(move |done| {
+        drop(stage);
+        (done, micros(started.elapsed()))
+    })
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -4,6 +4,7 @@ use std::{
     any::Any,
     convert::Infallible,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -163,13 +164,13 @@ impl CallLayer {
     }
 
     /// Runs the work of a call that a stream brought.
-    pub(crate) async fn guard_one<T>(
+    pub(crate) fn guard_one<T>(
         &self,
         deadline: Deadline,
         work: impl Future<Output = Result<T, Status>>,
-    ) -> Result<Result<T, Status>, CallError> {
+    ) -> impl Future<Output = Result<Result<T, Status>, CallError>> {
         let code = |outcome: &Result<T, Status>| outcome.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        self.guard(Some(&*self.limit), Some(deadline), code, work).await
+        self.guard(Some(&*self.limit), Some(deadline), code, work)
     }
 
     /// Runs one call's work within its deadline, the limit if it needs a place, and a guard against panics.
@@ -193,9 +194,11 @@ impl CallLayer {
         })?;
         let _counted = self.meters.enter();
         // Innermost: a fault of one call must not take the connection, with everyone else's calls, down.
-        let guarded = AssertUnwindSafe(work)
-            .catch_unwind()
-            .map_err(|panic| CallError::Panicked { message: panic_message(panic.as_ref()) });
+        let guarded = pin!(
+            AssertUnwindSafe(work)
+                .catch_unwind()
+                .map_err(|panic| CallError::Panicked { message: panic_message(panic.as_ref()) })
+        );
         let Some(deadline) = deadline else { return guarded.await };
         let (began, had) = (Instant::now(), deadline.remaining());
         let raced = tokio::time::timeout_at(deadline.instant(), guarded).await;

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures::future::Either;
 use opentelemetry::{
     KeyValue, Value,
     propagation::Extractor,
@@ -227,11 +228,15 @@ impl Stage {
         }
     }
 
-    /// Runs work whose stages, and whose calls of others, hang below this one.
-    pub async fn run<T>(&self, work: impl Future<Output = T>) -> T {
+    /// Runs work whose stages, and whose calls of others, hang below this one. Not an `async fn`: that would hold the
+    /// work twice, and twice again for each stage within another.
+    pub fn run<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
         match &self.0 {
-            Some(open) => CURRENT.scope(At { call: Arc::clone(&open.at.call), span: open.id }, work).await,
-            None => work.await,
+            Some(open) => {
+                let at = At { call: Arc::clone(&open.at.call), span: open.id };
+                Either::Left(CURRENT.scope(at, work))
+            }
+            None => Either::Right(work),
         }
     }
 }
