@@ -21,6 +21,9 @@ use crate::RequestId;
 /// Stages that one call notes. Beyond, they are not noted: a thin trace is better than a full memory.
 const MOST_STAGES: usize = 512;
 
+/// As many as a call has that asks a few shards: its list need not grow.
+const USUAL_STAGES: usize = 16;
+
 tokio::task_local! {
     /// The innermost stage that runs now, or the call itself.
     static CURRENT: At;
@@ -131,6 +134,7 @@ impl Begun {
     ) -> Self {
         let context = tracer.map_or_else(|| caller.clone(), |tracer| tracer.context(caller));
         let span = context.span_id();
+        let room = if tracer.is_some() { USUAL_STAGES } else { 0 };
         let call = Call {
             tracer: tracer.cloned(),
             context,
@@ -141,7 +145,7 @@ impl Begun {
             request: request.clone(),
             began: Instant::now(),
             began_at: SystemTime::now(),
-            noted: Mutex::default(),
+            noted: Mutex::new(Noted { stages: Vec::with_capacity(room), end: None }),
         };
         Self(At { call: Arc::new(call), span })
     }

@@ -4,6 +4,7 @@ use opentelemetry_sdk::{
     trace::{Span, SpanData},
 };
 use parking_lot::Mutex;
+use proptest::prelude::*;
 
 use super::*;
 use crate::RequestId;
@@ -134,4 +135,28 @@ async fn whoever_is_called_hangs_below_the_stage_that_calls() {
     let read = caller_of(&line);
     assert_eq!((read.span_id(), read.is_sampled()), (spans[0].span_context.span_id(), true));
     assert_eq!(traceparent(), "");
+}
+
+proptest! {
+    /// What the library says of the same header.
+    #[test]
+    fn a_caller_is_read_as_the_library_reads_it(
+        line in prop_oneof![
+            "[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}",
+            "00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-3]",
+            "00-0{32}-[0-9a-f]{16}-01",
+            "00-[0-9a-f]{32}-0{16}-01",
+            "00-[0-9a-fA-Fg]{32}-[0-9a-f]{16}-01",
+            "00-[0-9a-f]{31,33}-[0-9a-f]{15,17}-[0-9a-f]{1,3}",
+            "00[0-9a-f-]{53}",
+        ],
+    ) {
+        let caller = Line(line);
+        let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &caller);
+        let expected = context.span().span_context().clone();
+        prop_assert_eq!(&caller_of(&caller), &expected);
+        if let Some(context) = read(&caller.0) {
+            prop_assert_eq!(caller_of(&Line(super::line(&context))), context);
+        }
+    }
 }
