@@ -92,7 +92,7 @@ def test_the_line_through_points_of_a_law_is_the_law() -> None:
     assert a == pytest.approx(0.5) and b == pytest.approx(0.25)
     report = "\n".join(scale.items_report({"f32": [(1000, 0.015), (1_000_000, 13.0)]}))
     assert "13.00 ms a million items" in report and "13.0 s" in report
-    # Not −1 ms for nothing, though that fits better.
+    # Not less than nothing, though that fits better.
     a, b = scale.law([(1, 0.5), (2, 2.5), (4, 7.0)])
     assert a == 0 and 0.5 < b < 1.75
 
