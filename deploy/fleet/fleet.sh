@@ -213,7 +213,8 @@ monitor() {
     kill -HUP "$(pid_of prometheus-1)"
   else
     start prometheus-1 "$server" "$PROMETHEUS/prometheus" --config.file "$DIR/prometheus.yaml" \
-      --storage.tsdb.path "$DIR/data/prometheus" --web.listen-address "127.0.0.1:$server" --log.level warn
+      --storage.tsdb.path "$DIR/data/prometheus" --web.listen-address "127.0.0.1:$server" --log.level warn \
+      --enable-feature exemplar-storage
   fi
   if is_up alertmanager-1; then
     kill -HUP "$(pid_of alertmanager-1)"

@@ -39,7 +39,9 @@ def shop_window() -> str:
         "Shoppers": [
             graph("Requests", "Recommend calls a second, over all gateways.", "reqps",
                   (rate(requests, "", RECOMMEND), "requests")),
-            graph("Time to an answer", "Half of the calls, and all but one in a hundred, were faster.", "s",
+            graph("Time to an answer",
+                  "Half of the calls, and all but one in a hundred, were faster. A dot is a call: its trace.",
+                  "s",
                   (quantile(0.5, took, "", RECOMMEND), "p50"), (quantile(0.99, took, "", RECOMMEND), "p99")),
             graph("Errors by code", "Calls a second that got no answer. INVALID_ARGUMENT is the caller's to mend.",
                   "reqps", (rate(requests, "code", RECOMMEND + ', code!="OK"'), "{{code}}")),

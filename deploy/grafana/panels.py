@@ -12,12 +12,16 @@ from grafana_foundation_sdk.models.dashboard import DataSourceRef
 SOURCE = DataSourceRef(type_val="prometheus", uid="$datasource")
 # Grafana's grid is 24 wide; three panels stand side by side.
 WIDTH, HEIGHT = 8, 8
+# The one whose buckets name traces: on a graph, dots that lead to them.
+EXEMPLARS = "endcap_request_duration_seconds_bucket"
 Panel = TypeVar("Panel", timeseries.Panel, stat.Panel)
 
 
 def with_queries(panel: Panel, queries: Iterable[tuple[str, str]]) -> Panel:
     for letter, (expression, legend) in zip("ABCDEF", queries, strict=False):
         target = prometheus.Dataquery().ref_id(letter).expr(expression).legend_format(legend).datasource(SOURCE)
+        if EXEMPLARS in expression:
+            target = target.exemplar(True)
         panel = panel.with_target(target)
     return panel
 

@@ -4,6 +4,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
@@ -85,6 +86,7 @@ impl Prometheus {
             format!("--config.file={}", at("prometheus.yaml")),
             format!("--storage.tsdb.path={}", at("data")),
             format!("--web.listen-address={address}"),
+            "--enable-feature=exemplar-storage".to_owned(),
         ];
         let running = run("prometheus", &folder, &args)?;
         let started = eventually("Prometheus is ready", async || {
@@ -100,6 +102,15 @@ impl Prometheus {
         let answer = self.api(&format!("query?query={}", encoded(expression))).await?;
         let found = answer["result"].as_array().cloned();
         found.with_context(|| format!("{expression} gave {answer}"))
+    }
+
+    /// The exemplars of the last minute beside the series that an expression names.
+    pub async fn exemplars(&self, expression: &str) -> anyhow::Result<Vec<Value>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let window = format!("start={}&end={}", now - 60, now + 60);
+        let series = self.api(&format!("query_exemplars?query={}&{window}", encoded(expression))).await?;
+        let series = series.as_array().with_context(|| format!("{expression} gave {series}"))?;
+        Ok(series.iter().filter_map(|series| series["exemplars"].as_array()).flatten().cloned().collect())
     }
 
     /// The `data` of an answer of `/api/v1/`.

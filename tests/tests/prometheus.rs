@@ -15,10 +15,12 @@ use endcap_proto::pb::{self, feature_service_client::FeatureServiceClient};
 use endcap_tests::{
     channel, eventually,
     load::Load,
+    otlp::Receiver,
     processes::{ProcessFleet, Size},
     prometheus::{Alertmanager, Prometheus, program, repository},
-    tiny,
+    query, tiny,
 };
+use endcap_types::Metric;
 use serde_json::Value;
 
 const SIZE: Size = Size { etcd: 1, registries: 1, gateways: 1, workers: 2 };
@@ -139,6 +141,41 @@ async fn a_real_prometheus_finds_all_that_is_shown_and_a_dead_worker_reaches_the
     Ok(())
 }
 
+/// From a slow percentile on a graph to the trace of a slow request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_prometheus_finds_the_trace_of_a_request_beside_the_bucket_that_counted_it()
+-> anyhow::Result<()> {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let (_receiver, address) = Receiver::start().await?;
+    let endpoint = format!("http://{address}");
+    let set = [
+        ("telemetry.traces.endpoint", endpoint.as_str()),
+        ("telemetry.traces.sample_ratio", "0"),
+        ("telemetry.traces.slow", "60s"),
+    ];
+    let fleet = ProcessFleet::start(Path::new(env!("CARGO_BIN_EXE_endcap-node")), SIZE, &set).await?;
+    fleet.release(&tiny(&TinyOptions::default(), 2)?.bytes).await?;
+    let alertmanager = Alertmanager::start().await?;
+    let targets = [fleet.admin("gateway-1"), fleet.admin("worker-1"), fleet.admin("worker-2")];
+    let prometheus = Prometheus::start(&targets, &rules()?, alertmanager.address).await?;
+    let mut gateway = fleet.gateways()?.remove(0);
+    let mut request = query("red kettle");
+    request.metadata_mut().insert("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01").parse()?);
+    gateway.recommend(request).await?;
+    // Of a request that nobody samples there is none.
+    gateway.recommend(query("red kettle")).await?;
+
+    for (service, rpc) in [("gateway", "Recommend"), ("worker", "Score")] {
+        let series = format!("endcap_request_duration_seconds_bucket{{service='{service}',rpc='{rpc}'}}");
+        eventually(&format!("an exemplar of {series}"), async || {
+            let found = prometheus.exemplars(&series).await.unwrap_or_default();
+            !found.is_empty() && found.iter().all(|exemplar| exemplar["labels"]["trace_id"] == TRACE)
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 /// What the load does not have: a known shopper, an unknown one, and a mistake.
 async fn unusual_requests(fleet: &ProcessFleet) {
     let Ok(mut gateways) = fleet.gateways() else { return };
@@ -209,8 +246,10 @@ fn names(rules: &str) -> BTreeSet<String> {
 
 /// Every metric there is, is in the catalogue with its type and labels, and the other way round.
 async fn as_declared(prometheus: &Prometheus) -> anyhow::Result<()> {
-    let declared: BTreeMap<&str, _> =
-        CATALOGUE.iter().flat_map(|(_, metrics)| *metrics).map(|metric| (metric.name, metric)).collect();
+    // OpenMetrics calls the family of a counter by less than its series.
+    let family = |metric: &'static Metric| metric.name.strip_suffix("_total").unwrap_or(metric.name);
+    let metrics = CATALOGUE.iter().flat_map(|(_, metrics)| *metrics);
+    let declared: BTreeMap<&str, _> = metrics.map(|metric| (family(metric), metric)).collect();
     let types = prometheus.api("metadata").await?;
     let types = types.as_object().context("metadata are an object")?;
     let ours = |name: &&String| name.starts_with("endcap_") || name.starts_with("process_");
@@ -219,7 +258,7 @@ async fn as_declared(prometheus: &Prometheus) -> anyhow::Result<()> {
             declared.get(name.as_str()).with_context(|| format!("{name} is not in the catalogue"))?;
         ensure!(told[0]["type"] == metric.kind.as_str(), "{name} is declared a {:?}: {told}", metric.kind);
         ensure!(told[0]["help"] == metric.help, "{name} is explained otherwise: {told}");
-        for series in prometheus.query(&format!("{{__name__=~'{name}(_bucket)?'}}")).await? {
+        for series in prometheus.query(&format!("{{__name__=~'{}(_bucket)?'}}", metric.name)).await? {
             let labels = series["metric"].as_object().context("a series has labels")?;
             let labels: Vec<_> = labels
                 .keys()

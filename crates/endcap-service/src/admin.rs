@@ -5,13 +5,17 @@ use std::net::SocketAddr;
 use axum::{
     Router,
     extract::State,
-    http::StatusCode,
+    http::{
+        HeaderMap, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE},
+    },
+    response::IntoResponse,
     routing::{get, post},
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ReadinessParts, ServeError, Settings, telemetry};
+use crate::{ReadinessParts, ServeError, Settings, exemplars, telemetry};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdminConfig {
@@ -74,9 +78,15 @@ async fn upkeep() {
     }
 }
 
-async fn metrics() -> String {
-    telemetry::collect_process();
-    telemetry::metrics_handle().render()
+/// OpenMetrics, with exemplars, for who asks for it; as Prometheus does.
+async fn metrics(asked: HeaderMap) -> impl IntoResponse {
+    let accepted = asked.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (content_type, text) = if accepted.into_iter().any(|types| types.contains(exemplars::MEDIA_TYPE)) {
+        (exemplars::CONTENT_TYPE, exemplars::EXEMPLARS.open_metrics(&telemetry::scrape()))
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", telemetry::scrape())
+    };
+    ([(CONTENT_TYPE, content_type)], text)
 }
 
 async fn readyz(State(readiness): State<ReadinessParts>) -> (StatusCode, String) {

@@ -27,7 +27,7 @@ use crate::{
     metrics::{self, CallMeters},
     request_id::HEADER,
     status::to_status,
-    traces::{self, Begun},
+    traces::{self, Answered, Begun},
 };
 
 /// tonic's client and server apply `grpc-timeout` too, outside this stack, and say CANCELLED. Ending a tenth earlier,
@@ -223,9 +223,10 @@ impl CallLayer {
 
     /// Counts a call under what its caller sees. Within the call.
     pub(crate) fn record(&self, rpc: &'static str, code: Code, started: Instant) {
-        self.meters.answered(rpc, code_name(code), started.elapsed());
+        let took = started.elapsed();
+        self.meters.answered(rpc, code_name(code), took);
         tracing::debug!(code = code_name(code), "answered");
-        traces::finish(code_name(code), is_our_fault(code));
+        traces::finish(Answered { code: code_name(code), our_fault: is_our_fault(code), took });
     }
 }
 

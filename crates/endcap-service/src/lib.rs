@@ -10,6 +10,7 @@ pub mod client;
 pub mod config;
 mod deadline;
 pub mod exchange;
+mod exemplars;
 mod layers;
 mod limit;
 mod logs;

@@ -4,7 +4,10 @@ use std::{collections::HashMap, hash::Hash, time::Duration};
 
 use endcap_types::{Metric, MetricKind};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+use opentelemetry::trace::TraceId;
 use parking_lot::RwLock;
+
+use crate::exemplars::EXEMPLARS;
 
 /// Declared here, listed in `deploy/prometheus/METRICS.md`.
 pub const METRICS: &[Metric] = &[
@@ -120,6 +123,12 @@ impl CallMeters {
             .took
             .get(rpc, |rpc| histogram!("endcap_request_duration_seconds", "service" => role, "rpc" => *rpc));
         histogram.record(took.as_secs_f64());
+    }
+
+    /// Leads from what [`Self::answered`] counted to the call's trace.
+    pub(crate) fn traced(role: &'static str, rpc: &'static str, took: Duration, trace: TraceId) {
+        let labels = [("service", role), ("rpc", rpc)];
+        EXEMPLARS.keep("endcap_request_duration_seconds", &labels, took.as_secs_f64(), trace);
     }
 
     /// Counts a call for as long as it lives.

@@ -16,7 +16,7 @@ use crate::{
 
 /// One bucket set for every time, in seconds, so that any two can be compared: closest around the deadlines of searches,
 /// far enough for loads of large models and for the age of features.
-const SECONDS: [f64; 21] = [
+pub(crate) const SECONDS: [f64; 21] = [
     0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0,
     2.5, 10.0, 60.0, 600.0, 3600.0,
 ];
@@ -113,7 +113,7 @@ pub fn metrics_handle() -> &'static PrometheusHandle {
     })
 }
 
-fn recorder() -> PrometheusRecorder {
+pub(crate) fn recorder() -> PrometheusRecorder {
     let builder = PrometheusBuilder::new();
     let with_buckets = [("_seconds", &SECONDS[..]), ("_ratio", &RATIOS[..]), ("_rows", &ROWS[..])]
         .into_iter()
@@ -124,9 +124,10 @@ fn recorder() -> PrometheusRecorder {
     with_buckets.unwrap_or_default().build_recorder()
 }
 
-/// Reads what the process uses, for the scrape that asks.
-pub(crate) fn collect_process() {
+/// All that is counted now, and what the process uses, in Prometheus's text format.
+pub(crate) fn scrape() -> String {
     metrics_process::Collector::default().collect();
+    metrics_handle().render()
 }
 
 /// How often samples are folded into their buckets, so that memory stays bounded when nobody scrapes.

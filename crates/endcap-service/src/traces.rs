@@ -30,7 +30,7 @@ use opentelemetry_sdk::{
 };
 use tonic::metadata::{MetadataMap, MetadataValue};
 
-pub(crate) use call::{Begun, Call, finish, with_call};
+pub(crate) use call::{Answered, Begun, Call, finish, with_call};
 pub use call::{Note, Stage, stage};
 
 use crate::{Settings, telemetry::TelemetryError};

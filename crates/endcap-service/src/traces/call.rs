@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{TRACER, Tracer, caller_of};
-use crate::RequestId;
+use crate::{RequestId, metrics::CallMeters};
 
 /// Stages that one call notes. Beyond, they are not noted: a thin trace is better than a full memory.
 const MOST_STAGES: usize = 512;
@@ -56,8 +56,17 @@ pub(crate) struct Call {
 #[derive(Debug, Default)]
 struct Noted {
     stages: Vec<Ended>,
-    /// How the call ended, and whether that was our fault.
-    end: Option<(&'static str, bool)>,
+    end: Option<Answered>,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Answered {
+    pub(crate) code: &'static str,
+    /// Makes its trace worth keeping.
+    pub(crate) our_fault: bool,
+    /// As it was counted.
+    pub(crate) took: Duration,
 }
 
 #[derive(Debug)]
@@ -188,10 +197,10 @@ pub(super) fn current() -> Option<SpanContext> {
     Some(SpanContext::new(own.trace_id(), span, own.trace_flags(), false, own.trace_state().clone()))
 }
 
-/// Notes how the call ended that runs now; a fault of ours makes its trace worth keeping.
-pub(crate) fn finish(code: &'static str, our_fault: bool) {
+/// Notes how the call ended that runs now.
+pub(crate) fn finish(answered: Answered) {
     if let Some(At { call, .. }) = at() {
-        call.noted.lock().end = Some((code, our_fault));
+        call.noted.lock().end = Some(answered);
     }
 }
 
@@ -260,7 +269,7 @@ impl Drop for Call {
         let Some(tracer) = self.tracer.take() else { return };
         let took = self.began.elapsed();
         let Noted { stages, end } = std::mem::take(self.noted.get_mut());
-        let our_fault = end.is_some_and(|(_, our_fault)| our_fault);
+        let our_fault = end.is_some_and(|end| end.our_fault);
         if !self.context.is_sampled() && took < tracer.slow && !our_fault {
             return;
         }
@@ -276,11 +285,14 @@ impl Drop for Call {
             KeyValue::new("rpc.method", self.method),
             KeyValue::new("request.id", self.request.to_string()),
         ];
-        attributes.extend(end.map(|(code, _)| KeyValue::new("rpc.code", code)));
+        attributes.extend(end.map(|end| KeyValue::new("rpc.code", end.code)));
         let status = match end {
-            Some((code, true)) => Status::error(code),
+            Some(Answered { code, our_fault: true, .. }) => Status::error(code),
             _ => Status::Unset,
         };
+        if let Some(end) = end {
+            CallMeters::traced(self.service, self.method, end.took, self.context.trace_id());
+        }
         tracer.send.on_end(SpanData {
             parent_span_is_remote: self.is_remote,
             span_kind: SpanKind::Server,

@@ -100,10 +100,11 @@ async fn a_failed_call_is_sent_and_its_stages_are_bounded() {
             for _ in 0..1000 {
                 drop(stage("part"));
             }
-            finish("INTERNAL", true);
+            finish(Answered { code: "INTERNAL", our_fault: true, took: SLOW / 2 });
         })
         .await;
-    begin(&tracer, &SpanContext::NONE).run(async { finish("INVALID_ARGUMENT", false) }).await;
+    let refused = Answered { code: "INVALID_ARGUMENT", our_fault: false, took: SLOW / 2 };
+    begin(&tracer, &SpanContext::NONE).run(async { finish(refused) }).await;
     let spans = sent.0.lock();
     assert_eq!(spans.len(), 512 + 1);
     assert_eq!(spans[512].status, Status::error("INTERNAL"));
