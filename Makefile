@@ -15,6 +15,7 @@ PROMETHEUS := $(TOOLS)/prometheus/prometheus
 GRAFANA    := $(TOOLS)/grafana
 DEMO       := deploy/demo/search-ranker.endcap
 HELM_TOOLS := $(TOOLS)/helm
+DOCKER     := $(TOOLS)/docker
 CARGO      ?= cargo
 # What `endcap --version` says; empty outside git, or where the image's build passes it.
 COMMIT     ?= $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
@@ -159,8 +160,12 @@ $(PROMETHEUS): deploy/prometheus/fetch.sh deploy/debian/unpack.sh
 	deploy/prometheus/fetch.sh $(dir $@)
 	@touch -h $@
 
+$(DOCKER)/stamp: deploy/docker/fetch.sh deploy/debian/unpack.sh
+	deploy/docker/fetch.sh $(dir $@)
+	@touch $@
+
 .PHONY: setup-tests
-setup-tests: $(ORT) $(ETCD) $(PROMETHEUS) $(GRAFANA)/stamp $(PIPELINES)/stamp $(TEST_TOOLS)/stamp $(HELM_TOOLS)/stamp ## Get everything that tests talk to
+setup-tests: $(ORT) $(ETCD) $(PROMETHEUS) $(GRAFANA)/stamp $(PIPELINES)/stamp $(TEST_TOOLS)/stamp $(HELM_TOOLS)/stamp $(DOCKER)/stamp ## Get everything that tests talk to
 
 .PHONY: test
 test: setup-tests ## Run every test

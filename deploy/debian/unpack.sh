@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Unpacks Debian's PACKAGES into the folder ROOT, without installing them: deploy/debian/unpack.sh ROOT PACKAGES...
+# SUITE=trixie takes them from that release of Debian instead of the machine's own.
 set -euo pipefail
 
 root=$1
@@ -12,7 +13,23 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # apt drops its rights to another user, who must be able to write here.
 chmod 777 "$work"
-download() { (cd "$work" && apt-get download -qq "$@"); }
+options=()
+if [ -n "${SUITE:-}" ]; then
+  # Lists of its own: the machine's stay as they are.
+  site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' | head -n 1)
+  key=/usr/share/keyrings/debian-archive-keyring.gpg
+  [ -n "$site" ] && [ -e "$key" ] || {
+    echo "unpack.sh: this machine takes no packages from Debian, or has not its keys" >&2
+    exit 1
+  }
+  echo "deb [signed-by=$key] $site $SUITE main" >"$work/sources.list"
+  mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+  chmod -R 777 "$work"
+  options=(-o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
+    -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache")
+  apt-get "${options[@]}" update -qq
+fi
+download() { (cd "$work" && apt-get "${options[@]}" download -qq "$@"); }
 if ! download "$@" 2>"$work/error"; then
   if [ "$(id -u)" = 0 ]; then apt-get update -qq; else sudo -n apt-get update -qq; fi || {
     cat "$work/error" >&2

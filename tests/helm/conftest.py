@@ -5,6 +5,9 @@ import subprocess
 import pytest
 
 import chart
+from engine import DOCKERD, answers, docker, started
+
+DOCKERFILE = chart.ROOT / "deploy/docker/Dockerfile"
 
 
 def assemble(folder, binary=None):
@@ -20,4 +23,47 @@ def assemble(folder, binary=None):
 def image(tmp_path_factory):
     if not shutil.which("dpkg-query"):
         pytest.skip("needs Debian, of whose packages the image's root is made")
-    return assemble(tmp_path_factory.mktemp("image") / "root")
+    return assemble(tmp_path_factory.mktemp("image") / "root-of-image")
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory):
+    """A Docker engine that answers."""
+    if answers():
+        yield
+    elif DOCKERD.exists() and os.geteuid() == 0:
+        with started(tmp_path_factory.mktemp("engine")):
+            yield
+    else:
+        pytest.skip("needs a Docker engine with Compose 2, or Debian and root to start one")
+
+
+class Builder:
+    """Builds images by the Dockerfile, of a root that was assembled before instead of compiling for minutes again."""
+
+    def __init__(self):
+        self.name = f"endcap-test-{os.getpid()}"
+        self.images = set()
+
+    def imported(self, folder, image, *changes):
+        """An image that holds what the folder holds."""
+        tar = ["tar", "--numeric-owner", "--create", "--file=-", f"--directory={folder}", "."]
+        with subprocess.Popen(tar, stdout=subprocess.PIPE) as archive:
+            docker("import", *(f"--change={change}" for change in changes), "-", image, stdin=archive.stdout)
+        self.images.add(image)
+        return image
+
+    def endcap(self, root, tag, *options):
+        built = self.imported(root.parent, f"{self.name}-root:{tag}")
+        image = f"{self.name}:{tag}"
+        arguments = [f"--build-arg=BUILT={built}", f"--tag={image}", "--target=endcap", *options]
+        docker("build", f"--file={DOCKERFILE}", *arguments, chart.ROOT, env={**os.environ, "DOCKER_BUILDKIT": "1"})
+        self.images.add(image)
+        return image
+
+
+@pytest.fixture(scope="session")
+def builder(engine):
+    builder = Builder()
+    yield builder
+    docker("rmi", "--force", *builder.images)

@@ -10,16 +10,13 @@ import pytest
 import yaml
 
 import chart
+from conftest import DOCKERFILE
+from engine import docker
 
 FILE = chart.ROOT / "deploy/compose.yaml"
 SERVICES = yaml.safe_load(FILE.read_text())["services"]
 ROLES = {"gateway", "worker", "registry", "feature-cache"}
 MEMBERS = sorted(name for name, service in SERVICES.items() if service["command"][0] in ROLES)
-
-
-def has_docker():
-    commands = (["docker", "info"], ["docker", "compose", "version"])
-    return shutil.which("docker") and all(subprocess.run(c, capture_output=True).returncode == 0 for c in commands)
 
 
 def test_starting_what_was_killed_promotes_nothing():
@@ -43,19 +40,14 @@ def test_a_member_takes_its_settings_and_is_reached_by_its_name(member):
         assert found[f"{section}.grpc.advertise"] == f"{member}:{port}"
 
 
-def packed(root, image, stage):
-    """Makes an image of a folder, with what the Dockerfile's stage says of users and programs."""
-    text = (chart.ROOT / "deploy/docker/Dockerfile").read_text()
-    [body] = re.findall(rf"^FROM \S+ AS {stage}$(.*?)(?=^FROM|\Z)", text, re.MULTILINE | re.DOTALL)
-    changes = re.findall(r"^((?:ENV|WORKDIR|USER|ENTRYPOINT) .*)$", body, re.MULTILINE)
-    tar = ["tar", "--numeric-owner", "--create", "--file=-", f"--directory={root}", "."]
-    command = ["docker", "import", *(f"--change={change}" for change in changes), "-", image]
-    with subprocess.Popen(tar, stdout=subprocess.PIPE) as archive:
-        subprocess.run(command, stdin=archive.stdout, check=True, capture_output=True)
+def etcd_changes():
+    """What the Dockerfile says of its user and its program."""
+    [body] = re.findall(r"^FROM \S+ AS etcd$(.*?)(?=^FROM)", DOCKERFILE.read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^((?:USER|ENTRYPOINT) .*)$", body, re.MULTILINE)
 
 
 def etcd_root(folder):
-    """Of the etcd that tests use and the libraries that it is linked with."""
+    """Of the etcd that tests use and the libraries that it is linked with: its stage asks for packages."""
     etcd = chart.ROOT / ".tools/etcd/etcd"
     linked = subprocess.run(["ldd", etcd], capture_output=True, text=True).stdout
     for source, path in [(etcd, "/usr/bin/etcd"), *((lib, lib) for lib in re.findall(r"(/\S+) \(0x", linked))]:
@@ -69,13 +61,14 @@ def etcd_root(folder):
 class Fleet:
     """A project of its own, whose images are made of the debug build and which publishes no port."""
 
-    def __init__(self, image, folder):
-        self.tag = self.project = f"endcap-test-{os.getpid()}"
+    def __init__(self, builder, image, folder):
+        self.tag = self.project = builder.name
         self.override = folder / "override.yaml"
         published = [name for name, service in SERVICES.items() if "ports" in service]
         self.override.write_text("services:\n" + "".join(f"  {name}: {{ ports: !reset [] }}\n" for name in published))
-        packed(image, f"endcap:{self.tag}", "endcap")
-        packed(etcd_root(folder / "etcd"), f"endcap-etcd:{self.tag}", "etcd")
+        docker("tag", builder.endcap(image, "compose"), f"endcap:{self.tag}")
+        builder.imported(etcd_root(folder / "etcd"), f"endcap-etcd:{self.tag}", *etcd_changes())
+        builder.images.add(f"endcap:{self.tag}")
 
     def run(self, *command):
         files = [f"--file={FILE}", f"--file={self.override}"]
@@ -108,18 +101,15 @@ class Fleet:
     def left(self):
         label = f"--filter=label=com.docker.compose.project={self.project}"
         kinds = (["ps", "--all"], ["volume", "ls"], ["network", "ls"])
-        listed = (subprocess.run(["docker", *kind, "--quiet", label], capture_output=True, text=True) for kind in kinds)
-        return "".join(listing.stdout for listing in listed)
+        return "".join(docker(*kind, "--quiet", label) for kind in kinds)
 
     def remove(self):
         self.run("down", "--volumes", "--timeout=10")
-        images = [f"endcap:{self.tag}", f"endcap-etcd:{self.tag}"]
-        subprocess.run(["docker", "rmi", *images], check=True, capture_output=True)
 
 
 @pytest.fixture
-def fleet(image, tmp_path):
-    fleet = Fleet(image, tmp_path)
+def fleet(builder, image, tmp_path):
+    fleet = Fleet(builder, image, tmp_path)
     try:
         yield fleet
     finally:
@@ -127,7 +117,6 @@ def fleet(image, tmp_path):
     assert not fleet.left()
 
 
-@pytest.mark.skipif(not has_docker(), reason="needs a Docker engine with Compose 2")
 def test_in_containers_it_gets_healthy_and_answers_whatever_is_killed(fleet):
     fleet.up()
     released = fleet.run("run", "--rm", "--no-TTY", "release")

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import chart
-from conftest import assemble
+import pytest
 
-DOCKERFILE = chart.ROOT / "deploy/docker/Dockerfile"
+import chart
+from conftest import DOCKERFILE, assemble
+from engine import docker, log
 
 
 def test_the_linter_of_dockerfiles_finds_nothing():
@@ -74,3 +75,51 @@ def test_the_list_of_parts_names_what_is_linked_in(image):
     locked = (chart.ROOT / "Cargo.lock").read_text()
     assert f'name = "tonic"\nversion = "{parts["tonic"]["versionInfo"]}"' in locked
     assert len({package["SPDXID"] for package in document["packages"]}) == len(document["packages"])
+
+
+@pytest.fixture(scope="module")
+def built(builder, image):
+    return builder.endcap(image, "image", "--build-arg=COMMIT=0a1b2c3d")
+
+
+def test_the_image_is_small_has_no_shell_and_says_which_commit_it_is_of(built, image):
+    [seen] = json.loads(docker("inspect", built))
+    assert seen["Config"]["Labels"]["org.opencontainers.image.revision"] == "0a1b2c3d"
+    assert seen["Config"]["User"] == "65532:65532" and seen["Config"]["Entrypoint"] == ["endcap"]
+    files = sum(path.stat().st_size for path in image.rglob("*") if path.is_file() and not path.is_symlink())
+    # What it is made of, and nothing else.
+    assert seen["Size"] == pytest.approx(files, rel=0.01)
+    for program in ("sh", "bash", "apt-get"):
+        ran = subprocess.run(
+            ["docker", "run", "--rm", f"--entrypoint={program}", built], capture_output=True, text=True
+        )
+        assert ran.returncode == 127 and "executable file not found" in ran.stderr, ran
+
+
+def test_the_same_content_makes_the_same_layers(built, builder, image, tmp_path):
+    again = assemble(tmp_path / "again/root-of-image")
+    layers = [json.loads(docker("inspect", built))[0]["RootFS"]["Layers"]]
+    layers.append(json.loads(docker("inspect", builder.endcap(again, "again", "--no-cache")))[0]["RootFS"]["Layers"])
+    assert layers[0] == layers[1]
+
+
+@pytest.fixture
+def demo(built):
+    """In the strictest of containers: nothing to write to but /tmp, no rights, no network but its own loopback."""
+    strict = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+    container = docker("run", "--detach", "--network=none", *strict, built, "demo").strip()
+    yield container
+    docker("rm", "--force", container)
+
+
+def test_in_the_strictest_container_it_answers_and_ends_when_it_is_told_to(demo):
+    ask = ["docker", "exec", demo, "endcap", "--output=json", "recommend", "grey pine bar stool"]
+    # It listens before its model is released.
+    while (asked := subprocess.run(ask, capture_output=True, text=True)).returncode:
+        assert json.loads(docker("inspect", demo))[0]["State"]["Running"], log(demo)
+    answer = json.loads(asked.stdout)
+    assert answer["quality"]["rung"] == "FULL" and answer["items"]
+    docker("exec", demo, "endcap", "ready")
+    # As process 1 it is sent no signal that it does not handle; it must end by itself, not be killed.
+    docker("stop", "--time=30", demo)
+    assert json.loads(docker("inspect", demo))[0]["State"]["ExitCode"] == 0
