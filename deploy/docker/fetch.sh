@@ -21,7 +21,7 @@ unpack="$(dirname "$0")/../debian/unpack.sh"
 [ -x "$dest/usr/bin/docker" ] || "$unpack" "$dest" docker-cli docker-buildx
 # Bookworm's Compose is the first, which reads other files.
 SUITE=trixie "$unpack" "$dest" docker-compose
-for name in iptables ip6tables; do ln -sf xtables-nft-multi "$dest/usr/sbin/$name"; done
+for name in {ip,ip6}tables{,-save,-restore}; do ln -sf xtables-nft-multi "$dest/usr/sbin/$name"; done
 mkdir -p "$dest/config"
 ln -sfn ../usr/libexec/docker/cli-plugins "$dest/config/cli-plugins"
 rm -rf "$dest/usr/share"

@@ -28,12 +28,12 @@ def image(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory):
-    """A Docker engine that answers."""
+    """A Docker engine that answers: the process of one of the tests' own, or None for the machine's."""
     if answers():
         yield
     elif DOCKERD.exists() and os.geteuid() == 0:
-        with started(tmp_path_factory.mktemp("engine")):
-            yield
+        with started(tmp_path_factory.mktemp("engine")) as daemon:
+            yield daemon
     else:
         pytest.skip("needs a Docker engine with Compose 2, or Debian and root to start one")
 

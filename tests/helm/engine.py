@@ -32,16 +32,20 @@ def docker(*command, **options):
     return ran.stdout
 
 
+def libraries():
+    """Of the unpacked one."""
+    return next((TOOLS / "usr/lib").glob("*-linux-gnu"))
+
+
 @contextlib.contextmanager
 def started(folder):
     """Runs the unpacked one, with its networks and mounts apart from the machine's. Root's alone."""
-    libraries = next((TOOLS / "usr/lib").glob("*-linux-gnu"))
     os.environ.update(
         PATH=f"{TOOLS}/usr/sbin:{TOOLS}/usr/bin:{os.environ['PATH']}",
         DOCKER_HOST=f"unix://{folder}/docker.sock",
         DOCKER_CONFIG=str(TOOLS / "config"),
     )
-    own = {"LD_LIBRARY_PATH": str(libraries), "XTABLES_LIBDIR": str(libraries / "xtables")}
+    own = {"LD_LIBRARY_PATH": str(libraries()), "XTABLES_LIBDIR": str(libraries() / "xtables")}
     command = ["unshare", "--net", "--mount", DOCKERD, f"--host={os.environ['DOCKER_HOST']}", "--ip6tables=false"]
     places = [f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"]
     said = folder / "log"
@@ -50,7 +54,7 @@ def started(folder):
     try:
         while not answers():
             assert daemon.poll() is None, f"the engine did not start:\n{said.read_text()[-2000:]}"
-        yield
+        yield daemon
     finally:
         daemon.terminate()
         daemon.wait()

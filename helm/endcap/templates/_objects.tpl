@@ -11,8 +11,8 @@ spec:
   selector:
     {{- include "endcap.selectorLabels" . | nindent 4 }}
   ports:
-    - {name: grpc, port: {{ .port }}, targetPort: grpc, appProtocol: kubernetes.io/h2c}
-    - {name: admin, port: 9490, targetPort: admin, appProtocol: http}
+    - {name: grpc, port: {{ .port }}, targetPort: grpc, protocol: TCP, appProtocol: kubernetes.io/h2c}
+    - {name: admin, port: 9490, targetPort: admin, protocol: TCP, appProtocol: http}
 {{- end -}}
 
 {{- define "endcap.service" -}}
@@ -31,7 +31,7 @@ spec:
   selector:
     {{- include "endcap.selectorLabels" . | nindent 4 }}
   ports:
-    - {name: grpc, port: {{ .values.service.port }}, targetPort: grpc, appProtocol: kubernetes.io/h2c}
+    - {name: grpc, port: {{ .values.service.port }}, targetPort: grpc, protocol: TCP, appProtocol: kubernetes.io/h2c}
 {{- end -}}
 
 {{- define "endcap.podDisruptionBudget" -}}
