@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Unpacks Debian's PACKAGES into the folder ROOT, without installing them: deploy/debian/unpack.sh ROOT PACKAGES...
-# SUITE=trixie takes them from that release of Debian instead of the machine's own.
+# SUITE=trixie takes them from that release of Debian instead of the machine's own, and then also the sources of a
+# package, as its authors released them: source:NAME, into ROOT/NAME.
 set -euo pipefail
 
 root=$1
@@ -22,14 +23,23 @@ if [ -n "${SUITE:-}" ]; then
     echo "unpack.sh: this machine takes no packages from Debian, or has not its keys" >&2
     exit 1
   }
-  echo "deb [signed-by=$key] $site $SUITE main" >"$work/sources.list"
+  for kind in deb deb-src; do echo "$kind [signed-by=$key] $site $SUITE main"; done >"$work/sources.list"
   mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
   chmod -R 777 "$work"
   options=(-o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
     -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache")
   apt-get "${options[@]}" update -qq
 fi
-download() { (cd "$work" && apt-get "${options[@]}" download -qq "$@"); }
+download() {
+  local packages=() package
+  for package in "$@"; do
+    case $package in
+      source:*) (cd "$work" && apt-get "${options[@]}" source -qq --download-only "${package#source:}") || return ;;
+      *) packages+=("$package") ;;
+    esac
+  done
+  (cd "$work" && apt-get "${options[@]}" download -qq "${packages[@]}")
+}
 if ! download "$@" 2>"$work/error"; then
   if [ "$(id -u)" = 0 ]; then apt-get update -qq; else sudo -n apt-get update -qq; fi || {
     cat "$work/error" >&2
@@ -39,3 +49,9 @@ if ! download "$@" 2>"$work/error"; then
   download "$@"
 fi
 for package in "$work"/*.deb; do dpkg-deb -x "$package" "$root"; done
+for archive in "$work"/*.orig.tar.*; do
+  [ -e "$archive" ] || continue
+  name=$(basename "$archive")
+  mkdir -p "$root/${name%%_*}"
+  tar --extract --file "$archive" --directory "$root/${name%%_*}" --strip-components=1
+done

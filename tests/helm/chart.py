@@ -38,8 +38,12 @@ def files(values: dict[str, Any], **release: Any) -> dict[str, str]:
 
 
 def objects(values: dict[str, Any], **release: Any) -> list[Object]:
+    return documents(files(values, **release))
+
+
+def documents(rendered: dict[str, str]) -> list[Object]:
     found = []
-    for name, text in files(values, **release).items():
+    for name, text in rendered.items():
         if not name.endswith("NOTES.txt"):
             found.extend(document for document in yaml.load_all(text, yaml.CSafeLoader) if document)
     return sorted(found, key=identity)

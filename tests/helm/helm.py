@@ -1,25 +1,23 @@
-"""Helm's install, upgrade and rollback, which the package of its SDK has no command for:
-helm.py KUBECONFIG NAMESPACE install|upgrade CHART RELEASE VALUES, helm.py KUBECONFIG NAMESPACE rollback RELEASE.
-Each waits until what it did is there and ready. VALUES are JSON."""
+"""Helm's commands for a cluster, whose SDK has no program: helm.py KUBECONFIG NAMESPACE ACTION ..., with ACTION one of
+install CHART RELEASE VALUES, upgrade CHART RELEASE VALUES, rollback RELEASE, uninstall RELEASE; VALUES are JSON. Each
+ends when what it asked for is there and ready."""
 
 import json
 import sys
 
 from helm_python import Config
 
-TIMEOUT = 100
+WAIT = {"timeout": 150, "wait": "watcher"}
 
 
 def main(kubeconfig, namespace, action, *arguments):
-    config = Config(kubeconfig_path=kubeconfig, namespace=namespace)
-    options = {"timeout": TIMEOUT, "wait": "watcher"}
-    if action == "rollback":
-        [release] = arguments
-        return config.rollback(release, **options)
-    chart, release, values = arguments
-    options |= {"namespace": namespace, "create_namespace": True} if action == "install" else {"namespace": namespace}
-    done = getattr(config, action)(chart, release, json.loads(values), **options)
-    print(done["info"]["status"] if "info" in done else done.get("status", done))
+    cluster = Config(kubeconfig_path=kubeconfig, namespace=namespace)
+    if action in ("install", "upgrade"):
+        path, release, values = arguments
+        new = {"create_namespace": True} if action == "install" else {}
+        getattr(cluster, action)(path, release, json.loads(values), namespace=namespace, **WAIT, **new)
+    else:
+        getattr(cluster, action)(*arguments, **WAIT)
 
 
 if __name__ == "__main__":
