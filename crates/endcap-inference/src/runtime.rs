@@ -8,6 +8,7 @@ use std::{
 use ort::{
     environment::Environment,
     ep::{self, ExecutionProvider as _},
+    logging::LogLevel,
     session::{Session, builder::GraphOptimizationLevel},
 };
 
@@ -139,6 +140,8 @@ fn start(library: &Path) -> Result<(Arc<Environment>, PathBuf), RuntimeError> {
         .with_telemetry(false)
         .build()
         .map_err(|error| RuntimeError::Start { detail: error.to_string() })?;
+    // Else it formats several messages in each run, which nobody reads, and goes through tracing with each.
+    environment.set_log_level(LogLevel::Warning);
     Ok((Arc::new(environment), library.to_owned()))
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ort::{
     ep,
+    logging::LogLevel,
     session::{Session, SessionInputValue, builder::GraphOptimizationLevel},
     value::Tensor,
 };
@@ -30,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let library =
         std::env::var("ORT_DYLIB_PATH").map_err(|_| "set ORT_DYLIB_PATH to ONNX Runtime's library")?;
     let environment = ort::init_from(library)?.with_telemetry(false).build()?;
+    environment.set_log_level(LogLevel::Warning);
     // As Endcap's workers make theirs.
     let mut builder = Session::builder(&environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
