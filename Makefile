@@ -12,6 +12,7 @@ ETCD       := $(TOOLS)/etcd/etcd
 TEST_TOOLS := $(TOOLS)/tests
 ORT_GPU    := $(TOOLS)/onnxruntime-gpu/libonnxruntime.so
 PROMETHEUS := $(TOOLS)/prometheus/prometheus
+REDIS      := $(TOOLS)/redis/redis-server
 GRAFANA    := $(TOOLS)/grafana
 DEMO       := deploy/demo/search-ranker.endcap
 HELM_TOOLS := $(TOOLS)/helm
@@ -148,6 +149,10 @@ $(ETCD): deploy/etcd/fetch.sh deploy/debian/unpack.sh
 	deploy/etcd/fetch.sh $(dir $@)
 	@touch -h $@
 
+$(REDIS): deploy/redis/fetch.sh deploy/debian/unpack.sh
+	deploy/redis/fetch.sh $(dir $@)
+	@touch -h $@
+
 $(GRAFANA)/stamp: deploy/grafana/requirements.txt deploy/python/venv.sh
 	deploy/python/venv.sh $(GRAFANA) deploy/grafana/requirements.txt
 	@touch $@
@@ -166,7 +171,7 @@ $(DOCKER)/stamp: deploy/docker/fetch.sh deploy/debian/unpack.sh
 	@touch $@
 
 .PHONY: setup-tests
-setup-tests: $(ORT) $(ETCD) $(PROMETHEUS) $(GRAFANA)/stamp $(PIPELINES)/stamp $(TEST_TOOLS)/stamp $(HELM_TOOLS)/stamp $(DOCKER)/stamp ## Get everything that tests talk to
+setup-tests: $(ORT) $(ETCD) $(REDIS) $(PROMETHEUS) $(GRAFANA)/stamp $(PIPELINES)/stamp $(TEST_TOOLS)/stamp $(HELM_TOOLS)/stamp $(DOCKER)/stamp ## Get everything that tests talk to
 
 .PHONY: test
 test: setup-tests ## Run every test

@@ -10,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Config, grpc::FeatureGrpc, store::Store};
 
+/// Between questions to a store that does not answer yet.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// What the feature-cache needs from outside.
 #[derive(Debug)]
 pub struct Deps {
@@ -30,7 +33,9 @@ pub struct App {
 impl App {
     pub async fn build(config: Config, deps: Deps) -> anyhow::Result<Self> {
         let tasks = Tasks::new();
-        let store = Store::new(config.max_entries, config.default_ttl);
+        let store = Arc::new(Store::new(&config)?);
+        let readiness = Readiness::new();
+        let reached = readiness.latch("the store of features");
         let server = GrpcServer::bind("feature-cache", config.grpc).await?;
         let (session, driver) = Session::start(deps.coordinator, config.lease_ttl);
         let token = tasks.token();
@@ -40,8 +45,13 @@ impl App {
         if let Err(error) = session.put(deps.keys.feature_cache(&deps.id), record.to_json()).await {
             tracing::warn!(%error, "not registered yet; going on");
         }
+        let (token, asked) = (tasks.token(), Arc::clone(&store));
+        tasks.spawn("store", async move {
+            token.run_until_cancelled(reach(&asked)).await;
+            reached.release();
+        });
         let server = server.add_service(FeatureServiceServer::new(FeatureGrpc { store }));
-        Ok(Self { server, readiness: Readiness::new(), session, tasks })
+        Ok(Self { server, readiness, session, tasks })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -66,5 +76,14 @@ impl App {
             tracing::warn!(%error, "did not leave the fleet; the lease runs out by itself");
         }
         Ok(served?)
+    }
+}
+
+/// Until the store answered once: a wrong address must not read as ready. A store that goes later makes nobody unready,
+/// since its callers do without.
+async fn reach(store: &Store) {
+    while let Err(error) = store.check().await {
+        tracing::warn!(%error, "the store of features does not answer; asking again");
+        tokio::time::sleep(AGAIN).await;
     }
 }

@@ -1,5 +1,7 @@
 //! The FeatureService, as thin as it can be.
 
+use std::sync::Arc;
+
 use endcap_proto::pb::{self, feature_service_server::FeatureService};
 use endcap_service::{RequestId, status::to_status};
 use tonic::{Request, Response, Status};
@@ -8,7 +10,7 @@ use crate::{request, store::Store};
 
 #[derive(Debug)]
 pub(crate) struct FeatureGrpc {
-    pub(crate) store: Store,
+    pub(crate) store: Arc<Store>,
 }
 
 #[tonic::async_trait]
@@ -19,7 +21,8 @@ impl FeatureService for FeatureGrpc {
     ) -> Result<Response<pb::GetFeaturesResponse>, Status> {
         let id = RequestId::of(&request);
         let keys = request::keys(request.into_inner()).map_err(|error| to_status(&error, &id))?;
-        let results = keys.into_iter().map(|key| request::result(self.store.get(&key), key)).collect();
+        let found = self.store.get(&keys).await.map_err(|error| to_status(&error, &id))?;
+        let results = found.into_iter().zip(keys).map(|(found, key)| request::result(found, key)).collect();
         Ok(Response::new(pb::GetFeaturesResponse { results }))
     }
 
@@ -29,9 +32,7 @@ impl FeatureService for FeatureGrpc {
     ) -> Result<Response<pb::PutFeaturesResponse>, Status> {
         let id = RequestId::of(&request);
         let groups = request::groups(request.into_inner()).map_err(|error| to_status(&error, &id))?;
-        for group in groups {
-            self.store.put(group);
-        }
+        self.store.put(groups).await.map_err(|error| to_status(&error, &id))?;
         Ok(Response::new(pb::PutFeaturesResponse {}))
     }
 }

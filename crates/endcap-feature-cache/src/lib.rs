@@ -1,4 +1,4 @@
-//! The feature-cache: user and session features with a time to live, in memory.
+//! The feature-cache: user and session features with a time to live, in memory or in a Redis.
 //!
 //! It is *not* a source of truth: what it has lost is missing, and the gateway ranks with defaults and says so. Read
 //! [`App`] and the `FeatureService` proto first.

@@ -123,7 +123,7 @@ fn from_wire(wire: pb::FeatureValue, field: &str, violations: &mut Violations) -
     }
 }
 
-fn to_wire(value: &FeatureValue) -> pb::FeatureValue {
+pub(crate) fn to_wire(value: &FeatureValue) -> pb::FeatureValue {
     match value {
         FeatureValue::F32(floats) => pb::FeatureValue { floats: floats.clone(), ints: Vec::new() },
         FeatureValue::I64(ints) => pb::FeatureValue { floats: Vec::new(), ints: ints.clone() },

@@ -1,15 +1,15 @@
-//! Feature groups in memory, each with its own time to live.
+//! Feature groups, each with its own time to live: in memory, or in a Redis.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod memory;
+mod redis_store;
 
-use endcap_types::{FeatureName, FeatureValue, Namespace};
-use moka::{Expiry, ops::compute::Op, sync::Cache};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use crate::{metrics::Meters, request::Put};
+use endcap_types::{Coded, ErrorCode, FeatureName, FeatureValue, Namespace};
+use thiserror::Error;
+
+use self::{memory::Memory, redis_store::Redis};
+use crate::{Config, metrics::Meters, request::Put};
 
 /// Values by feature.
 pub(crate) type Group = BTreeMap<FeatureName, FeatureValue>;
@@ -29,114 +29,79 @@ pub(crate) struct Stored {
     pub(crate) ttl_left: Duration,
 }
 
-#[derive(Debug, Clone)]
-struct Entry {
-    values: Arc<Group>,
-    written: Instant,
-    ttl: Duration,
+/// Why groups were not read or written. The gateway goes on with defaults.
+#[derive(Debug, Error)]
+pub(crate) enum StoreError {
+    #[error("Redis did not answer within {timeout:?}")]
+    Late { timeout: Duration },
+    #[error("Redis refused, or could not be reached: {0}")]
+    Redis(#[from] redis::RedisError),
+    #[error("Redis answered what was not asked: {detail}")]
+    Answer { detail: String },
 }
 
-/// The cache. The least recently used groups make room when it is full.
+impl Coded for StoreError {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::Unavailable
+    }
+}
+
+/// What feature-caches keep.
 #[derive(Debug)]
 pub(crate) struct Store {
-    entries: Cache<Key, Entry>,
+    kept: Kept,
     default_ttl: Duration,
     meters: Meters,
 }
 
-/// Each entry says itself how long it lives.
-struct OwnTtl;
-
-impl Expiry<Key, Entry> for OwnTtl {
-    fn expire_after_create(&self, _key: &Key, entry: &Entry, _now: Instant) -> Option<Duration> {
-        Some(entry.ttl)
-    }
-
-    fn expire_after_update(
-        &self,
-        _key: &Key,
-        entry: &Entry,
-        _now: Instant,
-        _left: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(entry.ttl)
-    }
+#[derive(Debug)]
+enum Kept {
+    Memory(Memory),
+    Redis(Redis),
 }
 
 impl Store {
-    pub(crate) fn new(max_entries: u64, default_ttl: Duration) -> Self {
-        let entries = Cache::builder().max_capacity(max_entries).expire_after(OwnTtl).build();
-        Self { entries, default_ttl, meters: Meters::default() }
-    }
-
-    pub(crate) fn get(&self, key: &Key) -> Option<Stored> {
-        let Some(entry) = self.entries.get(key) else {
-            self.meters.miss(key.namespace);
-            return None;
+    pub(crate) fn new(config: &Config) -> Result<Self, StoreError> {
+        let kept = match config.redis.clone() {
+            Some(redis) => Kept::Redis(Redis::new(redis)?),
+            None => Kept::Memory(Memory::new(config.max_entries)),
         };
-        let age = entry.written.elapsed();
-        self.meters.hit(key.namespace, age);
-        Some(Stored { values: entry.values, age, ttl_left: entry.ttl.saturating_sub(age) })
+        Ok(Self { kept, default_ttl: config.default_ttl, meters: Meters::default() })
     }
 
-    /// Merges a group into what is there, as one step: two writers of one user lose nothing.
-    pub(crate) fn put(&self, put: Put) {
-        let ttl = put.ttl.unwrap_or(self.default_ttl);
-        self.entries.entry(put.key).and_compute_with(|known| {
-            let mut values = known.map_or_else(Group::new, |known| Group::clone(&known.into_value().values));
-            values.extend(put.values);
-            Op::Put(Entry { values: Arc::new(values), written: Instant::now(), ttl })
-        });
+    /// Whether what it keeps can be asked for.
+    pub(crate) async fn check(&self) -> Result<(), StoreError> {
+        match &self.kept {
+            Kept::Memory(_) => Ok(()),
+            Kept::Redis(redis) => redis.ping().await,
+        }
+    }
+
+    /// In the order of the keys; nothing where a group is not known or has expired.
+    pub(crate) async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {
+        let found = match &self.kept {
+            Kept::Memory(memory) => keys.iter().map(|key| memory.get(key)).collect(),
+            Kept::Redis(redis) => redis.get(keys).await?,
+        };
+        for (key, found) in keys.iter().zip(&found) {
+            match found {
+                Some(stored) => self.meters.hit(key.namespace, stored.age),
+                None => self.meters.miss(key.namespace),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Merges groups into what is there: two writers of one user lose nothing, and the next reader sees both.
+    pub(crate) async fn put(&self, groups: Vec<Put>) -> Result<(), StoreError> {
+        let groups = groups.into_iter().map(|put| (put.key, put.values, put.ttl.unwrap_or(self.default_ttl)));
+        match &self.kept {
+            Kept::Memory(memory) => groups.for_each(|(key, values, ttl)| memory.put(key, values, ttl)),
+            Kept::Redis(redis) => redis.put(groups.collect()).await?,
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn put(entity: &str, feature: &str, value: f32, ttl: Option<Duration>) -> Put {
-        let key = Key { namespace: Namespace::User, entity_id: entity.into() };
-        Put { key, values: Group::from([(feature.parse().unwrap(), FeatureValue::F32(vec![value]))]), ttl }
-    }
-
-    #[test]
-    fn a_write_is_read_by_the_next_reader_and_keeps_the_groups_other_features() {
-        let store = Store::new(100, Duration::from_secs(60));
-        store.put(put("ada", "user.a", 1.0, None));
-        store.put(put("ada", "user.b", 2.0, None));
-        store.put(put("ada", "user.a", 3.0, None));
-        let key = Key { namespace: Namespace::User, entity_id: "ada".into() };
-        let stored = store.get(&key).unwrap();
-        assert_eq!(stored.values.len(), 2);
-        assert_eq!(stored.values[&"user.a".parse().unwrap()], FeatureValue::F32(vec![3.0]));
-    }
-
-    #[test]
-    fn an_expired_group_is_missing() {
-        let store = Store::new(100, Duration::from_secs(60));
-        store.put(put("ada", "user.a", 1.0, Some(Duration::from_millis(1))));
-        let key = Key { namespace: Namespace::User, entity_id: "ada".into() };
-        let patience = Instant::now() + Duration::from_secs(10);
-        while store.get(&key).is_some() {
-            assert!(Instant::now() < patience, "a group of 1 ms still lives");
-            std::thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn concurrent_writers_of_one_user_lose_nothing() {
-        let store = Store::new(100, Duration::from_secs(60));
-        std::thread::scope(|scope| {
-            for writer in 0..8 {
-                let store = &store;
-                scope.spawn(move || {
-                    for i in 0..50 {
-                        store.put(put("ada", &format!("user.w{writer}_{i}"), 1.0, None));
-                    }
-                });
-            }
-        });
-        let key = Key { namespace: Namespace::User, entity_id: "ada".into() };
-        assert_eq!(store.get(&key).unwrap().values.len(), 400);
-    }
-}
+mod tests;

@@ -1,0 +1,256 @@
+//! What both stores must do, on both; and what only a Redis can get wrong, on a real one.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use redis::IntoConnectionInfo as _;
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::RedisConfig;
+
+/// A server that has not answered by then has failed to start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process of its own on a free port, gone with the value.
+struct Server {
+    port: u16,
+    dir: TempDir,
+    process: Child,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let dir = tempfile::tempdir().unwrap();
+        let server = Self { port, process: Self::run(port, &dir), dir };
+        let store = server.store();
+        let patience = Instant::now() + PATIENCE;
+        while let Err(error) = store.check().await {
+            assert!(Instant::now() < patience, "{error}: {}", fs::read_to_string(server.log()).unwrap());
+        }
+        server
+    }
+
+    fn run(port: u16, dir: &TempDir) -> Child {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/redis/redis-server");
+        assert!(program.exists(), "{} is missing; `make setup-tests` gets it", program.display());
+        let mut command = Command::new(program);
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes"]);
+        command.arg("--dir").arg(dir.path()).arg("--logfile").arg(dir.path().join("log"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    fn log(&self) -> std::path::PathBuf {
+        self.dir.path().join("log")
+    }
+
+    fn stop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn config(&self) -> RedisConfig {
+        let server = format!("redis://127.0.0.1:{}/0", self.port).into_connection_info().unwrap();
+        RedisConfig { server, prefix: "endcap".to_owned(), timeout: Duration::from_secs(5) }
+    }
+
+    fn store(&self) -> Store {
+        of(Kept::Redis(Redis::new(self.config()).unwrap()))
+    }
+
+    async fn say(&self, words: &[&str]) -> redis::Value {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/0", self.port)).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut command = redis::cmd(words[0]);
+        words[1..].iter().for_each(|word| {
+            command.arg(word);
+        });
+        command.query_async(&mut connection).await.unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn of(kept: Kept) -> Store {
+    Store { kept, default_ttl: Duration::from_secs(60), meters: Meters::default() }
+}
+
+fn memory() -> Store {
+    of(Kept::Memory(Memory::new(100)))
+}
+
+fn key(entity: &str) -> Key {
+    Key { namespace: Namespace::User, entity_id: entity.into() }
+}
+
+fn put(entity: &str, feature: &str, value: FeatureValue, ttl: Option<Duration>) -> Put {
+    Put { key: key(entity), values: Group::from([(feature.parse().unwrap(), value)]), ttl }
+}
+
+fn number(value: f32) -> FeatureValue {
+    FeatureValue::F32(vec![value])
+}
+
+async fn one(store: &Store, entity: &str) -> Option<Stored> {
+    store.get(&[key(entity)]).await.unwrap().pop().unwrap()
+}
+
+async fn a_write_is_read_by_the_next_reader_and_keeps_the_groups_other_features(store: &Store) {
+    store.put(vec![put("ada", "user.a", number(1.0), None)]).await.unwrap();
+    let long = FeatureValue::I64(vec![i64::MIN, 0, i64::MAX]);
+    store.put(vec![put("ada", "user.b", long.clone(), None)]).await.unwrap();
+    store.put(vec![put("ada", "user.a", number(3.0), None)]).await.unwrap();
+    let stored = one(store, "ada").await.unwrap();
+    assert_eq!(stored.values.len(), 2);
+    assert_eq!(stored.values[&"user.a".parse().unwrap()], number(3.0));
+    assert_eq!(stored.values[&"user.b".parse().unwrap()], long);
+    assert!(stored.age < Duration::from_secs(30) && stored.ttl_left <= Duration::from_secs(60));
+    assert!(stored.age + stored.ttl_left >= Duration::from_secs(59), "{stored:?}");
+}
+
+async fn results_are_in_the_order_of_the_keys(store: &Store) {
+    store
+        .put(vec![put("bob", "user.a", number(1.0), None), put("eve", "user.a", number(2.0), None)])
+        .await
+        .unwrap();
+    let session = Key { namespace: Namespace::Session, entity_id: "bob".into() };
+    let found = store.get(&[key("eve"), key("nobody"), session, key("bob"), key("eve")]).await.unwrap();
+    let values: Vec<_> = found
+        .iter()
+        .map(|found| found.as_ref().map(|stored| stored.values[&"user.a".parse().unwrap()].clone()))
+        .collect();
+    assert_eq!(values, [Some(number(2.0)), None, None, Some(number(1.0)), Some(number(2.0))]);
+}
+
+async fn an_expired_group_is_missing_and_a_write_lets_it_live_on(store: &Store) {
+    let short = Some(Duration::from_millis(1));
+    store.put(vec![put("fay", "user.a", number(1.0), short)]).await.unwrap();
+    let patience = Instant::now() + PATIENCE;
+    while one(store, "fay").await.is_some() {
+        assert!(Instant::now() < patience, "a group of 1 ms still lives");
+    }
+    store.put(vec![put("fay", "user.b", number(2.0), None)]).await.unwrap();
+    // What had expired is not there again.
+    assert_eq!(one(store, "fay").await.unwrap().values.len(), 1);
+}
+
+async fn concurrent_writers_of_one_user_lose_nothing(store: Store) {
+    let store = Arc::new(store);
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..8 {
+        let store = Arc::clone(&store);
+        let _handle = writers.spawn(async move {
+            for i in 0..50 {
+                let feature = format!("user.w{writer}_{i}");
+                store.put(vec![put("gil", &feature, number(1.0), None)]).await.unwrap();
+            }
+        });
+    }
+    while let Some(written) = writers.join_next().await {
+        written.unwrap();
+    }
+    assert_eq!(one(&store, "gil").await.unwrap().values.len(), 400);
+}
+
+async fn conforms(store: Store) {
+    a_write_is_read_by_the_next_reader_and_keeps_the_groups_other_features(&store).await;
+    results_are_in_the_order_of_the_keys(&store).await;
+    an_expired_group_is_missing_and_a_write_lets_it_live_on(&store).await;
+    concurrent_writers_of_one_user_lose_nothing(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_conforms() {
+    conforms(memory()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_conforms() {
+    conforms(Server::start().await.store()).await;
+}
+
+#[tokio::test]
+async fn two_caches_of_one_redis_read_what_the_other_wrote() {
+    let server = Server::start().await;
+    let (one_cache, other) = (server.store(), server.store());
+    one_cache.put(vec![put("ada", "user.a", number(1.0), None)]).await.unwrap();
+    assert!(one(&other, "ada").await.is_some());
+    // Nothing is kept for ever by mistake.
+    let left = server.say(&["PTTL", "endcap:features:user:ada"]).await;
+    assert!(matches!(left, redis::Value::Int(1..=60_000)), "{left:?}");
+}
+
+#[tokio::test]
+async fn while_it_is_gone_errors_say_so_in_time_and_then_all_is_as_before() {
+    let mut server = Server::start().await;
+    let config = RedisConfig { timeout: Duration::from_millis(500), ..server.config() };
+    let store = of(Kept::Redis(Redis::new(config).unwrap()));
+    store.put(vec![put("ada", "user.a", number(1.0), None)]).await.unwrap();
+    server.stop();
+    let asked = Instant::now();
+    for _ in 0..3 {
+        let refused = store.get(&[key("ada")]).await.unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::Unavailable);
+        assert!(refused.to_string().starts_with("Redis"), "{refused}");
+    }
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    server.process = Server::run(server.port, &server.dir);
+    let patience = Instant::now() + PATIENCE;
+    let found = loop {
+        match store.get(&[key("ada")]).await {
+            Ok(mut found) => break found.pop().unwrap(),
+            Err(error) => assert!(Instant::now() < patience, "{error}"),
+        }
+    };
+    assert!(found.is_some(), "what it had on its disk");
+}
+
+#[tokio::test]
+async fn a_frozen_redis_is_not_waited_for() {
+    let server = Server::start().await;
+    let config = RedisConfig { timeout: Duration::from_millis(100), ..server.config() };
+    let store = of(Kept::Redis(Redis::new(config).unwrap()));
+    store.check().await.unwrap();
+    // It answers nobody meanwhile.
+    let _paused = server.say(&["CLIENT", "PAUSE", "60000", "ALL"]).await;
+    let refused = store.get(&[key("ada")]).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::Unavailable);
+}
+
+#[tokio::test]
+async fn what_others_wrote_there_is_no_feature_and_harms_none() {
+    let server = Server::start().await;
+    let store = server.store();
+    store.put(vec![put("ada", "user.a", number(1.0), None)]).await.unwrap();
+    let name = "endcap:features:user:ada";
+    let _added = server.say(&["HSET", name, "no feature", "x", "user.b", "\u{1}not protobuf"]).await;
+    assert_eq!(one(&store, "ada").await.unwrap().values.len(), 1);
+    // A key of another kind is Redis's own error, not a panic and not another user's features.
+    let _set = server.say(&["SET", "endcap:features:user:eve", "text"]).await;
+    let refused = store.get(&[key("eve")]).await.unwrap_err();
+    assert!(refused.to_string().contains("WRONGTYPE"), "{refused}");
+    // One that never expires was not written by a feature-cache.
+    let _added = server.say(&["HSET", "endcap:features:user:bob", "user.a", "x"]).await;
+    assert!(one(&store, "bob").await.is_none());
+}
+
+#[tokio::test]
+async fn a_password_is_needed_where_it_is_asked_for() {
+    let server = Server::start().await;
+    let _set = server.say(&["CONFIG", "SET", "requirepass", "hush"]).await;
+    assert!(server.store().check().await.is_err());
+    let config = server.config();
+    let login = config.server.redis_settings().clone().set_password("hush");
+    let config = RedisConfig { server: config.server.clone().set_redis_settings(login), ..config };
+    of(Kept::Redis(Redis::new(config).unwrap())).check().await.unwrap();
+}
