@@ -203,7 +203,7 @@ $(KUBERNETES)/stamp: tests/helm/kubernetes.sh deploy/debian/unpack.sh
 kubernetes: $(KUBERNETES)/stamp ## Build a Kubernetes for the chart's tests into .tools, in about 7 minutes (root on Debian)
 
 .PHONY: test-kubernetes
-test-kubernetes: kubernetes $(ORT) $(ETCD) $(HELM_TOOLS)/stamp $(DOCKER)/stamp ## Run the chart's tests on that Kubernetes
+test-kubernetes: kubernetes $(ORT) $(ETCD) $(REDIS) $(HELM_TOOLS)/stamp $(DOCKER)/stamp ## Run the chart's tests on that Kubernetes
 	$(CARGO) test --workspace --locked --no-run --quiet
 	$(HELM_TOOLS)/bin/python -m pytest -q -rs -p no:cacheprovider tests/helm/test_kubernetes.py
 

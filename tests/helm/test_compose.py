@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -48,13 +49,21 @@ def etcd_changes():
 
 def etcd_root(folder):
     """Of the etcd that tests use and the libraries that it is linked with: its stage asks for packages."""
-    etcd = chart.ROOT / ".tools/etcd/etcd"
-    linked = subprocess.run(["ldd", etcd], capture_output=True, text=True).stdout
-    for source, path in [(etcd, "/usr/bin/etcd"), *((lib, lib) for lib in re.findall(r"(/\S+) \(0x", linked))]:
-        (folder / path[1:]).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, folder / path[1:])
+    root_of(folder, chart.ROOT / ".tools/etcd/etcd")
     (folder / "data").mkdir()
     os.chown(folder / "data", 65534, 65534)
+    return folder
+
+
+def root_of(folder, program, libraries=""):
+    """A root for a program of the tests' and what it is linked with, some of it in a folder of its own."""
+    linked = subprocess.run(["ldd", program], capture_output=True, text=True, env={"LD_LIBRARY_PATH": str(libraries)})
+    for library in map(Path, re.findall(r"(/\S+) \(0x", linked.stdout)):
+        place = Path("usr/lib", library.name) if library.is_relative_to(chart.ROOT) else library.relative_to("/")
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, folder / place)
+    (folder / "usr/bin").mkdir(parents=True, exist_ok=True)
+    shutil.copy(program, folder / "usr/bin" / program.name)
     return folder
 
 

@@ -12,7 +12,7 @@ import pytest
 import chart
 import kubernetes
 from engine import docker
-from test_compose import etcd_changes, etcd_root
+from test_compose import etcd_changes, etcd_root, root_of
 
 # What the last Kubernetes that can be built from Debian's sources does not know yet, and how it says it.
 OLDER = {
@@ -65,14 +65,17 @@ def older(tmp_path_factory):
 
 
 class Release:
-    """Of two workers, two gateways, two registries and three etcd members."""
+    """Of two of each role, three etcd members and a Redis."""
 
-    def __init__(self, cluster, folder, images, etcd):
+    PODS, STAY = 12, 4
+
+    def __init__(self, cluster, folder, images, etcd, redis):
         self.cluster, self.folder, self.images = cluster, folder, images
-        repository, tag = etcd.split(":")
         self.values = {
             "store": {"pvc": {"accessModes": ["ReadWriteOnce"], "size": "1Gi"}},
-            "etcd": {"bundled": {"size": "1Gi", "image": {"repository": repository, "tag": tag}, "resources": SMALL}},
+            "etcd": {"bundled": {"size": "1Gi", "image": named(etcd), "resources": SMALL}},
+            "redis": {"kind": "bundled", "bundled": {"size": "1Gi", "image": named(redis), "resources": SMALL}},
+            "featureCache": {"replicas": 2, "resources": SMALL},
             "gateway": {"replicas": 2, "resources": SMALL},
             "registry": {"resources": SMALL},
             "worker": {"replicas": 2, "resources": SMALL},
@@ -84,8 +87,7 @@ class Release:
         return self.cluster.run(sys.executable, helm, self.cluster.kubeconfig, chart.NAMESPACE, *command)
 
     def change(self, action, image):
-        repository, tag = self.images[image].split(":")
-        values = {**self.values, "image": {"repository": repository, "tag": tag}}
+        values = {**self.values, "image": named(self.images[image])}
         self.helm(action, self.folder, chart.RELEASE, json.dumps(values))
 
     def pods(self):
@@ -94,7 +96,12 @@ class Release:
         return {pod["metadata"]["name"]: pod for pod in pods if "ownerReferences" in pod["metadata"] and lasts(pod)}
 
     def images_of(self, pods):
-        return {pod["spec"]["containers"][0]["image"] for pod in pods.values() if "etcd" not in pod["metadata"]["name"]}
+        containers = [pod["spec"]["containers"][0] for pod in pods.values()]
+        return {container["image"] for container in containers if container["name"] == "endcap"}
+
+    def is_whole(self):
+        pods = self.pods()
+        return len(pods) == self.PODS and all(map(ready, pods.values()))
 
     def once(self, name, *arguments):
         """Adds a pod that runs a command of Endcap's once."""
@@ -111,6 +118,11 @@ class Release:
         return self.cluster.kubectl(f"--namespace={chart.NAMESPACE}", *command)
 
 
+def named(image):
+    repository, tag = image.split(":")
+    return {"repository": repository, "tag": tag}
+
+
 def lasts(pod):
     return pod["metadata"]["ownerReferences"][0]["kind"] != "Job" and not pod["metadata"].get("deletionTimestamp")
 
@@ -124,9 +136,17 @@ def release(cluster, older, builder, image, tmp_path_factory):
     images = {name: builder.endcap(image, f"kubernetes-{name}") for name in ("first", "next")}
     root = tmp_path_factory.mktemp("etcd")
     etcd = builder.imported(etcd_root(root / "root"), f"{builder.name}-etcd:1", *etcd_changes())
-    release = Release(cluster, older, images, etcd)
+    release = Release(cluster, older, images, etcd, redis_image(builder, tmp_path_factory.mktemp("redis")))
     release.change("install", "first")
     return release
+
+
+def redis_image(builder, folder):
+    tools = chart.ROOT / ".tools/redis"
+    unpacked = tools / "root/usr/bin/redis-server"
+    program = unpacked if unpacked.exists() else (tools / "redis-server").resolve()
+    libraries = next(iter(tools.glob("root/usr/lib/*-linux-gnu")), "")
+    return builder.imported(root_of(folder / "root", program, libraries), f"{builder.name}-redis:1")
 
 
 class Shopper:
@@ -187,20 +207,21 @@ def test_an_upgrade_and_its_rollback_under_load_fail_no_request(release):
     print(shopper.ends(), "requests")
     assert release.images_of(upgraded) == {release.images["next"]}
     assert release.images_of(before) == release.images_of(back) == {release.images["first"]}
-    assert len(before) == len(upgraded) == len(back) == 10
+    assert len(before) == len(upgraded) == len(back) == release.PODS
     uids = [{pod["metadata"]["uid"] for pod in pods.values()} for pods in (before, upgraded, back)]
-    # All but etcd's members, which nothing of it concerned.
-    assert len(uids[0] & uids[1]) == len(uids[1] & uids[2]) == 3
+    # All but etcd's members and Redis, which nothing of it concerned.
+    assert len(uids[0] & uids[1]) == len(uids[1] & uids[2]) == release.STAY
 
 
 def test_pods_that_are_killed_come_back_and_no_request_fails(release):
     before = release.pods()
     names = [
-        next(name for name in before if name.startswith(f"endcap-{role}")) for role in ("worker", "registry", "etcd")
+        next(name for name in before if name.startswith(f"endcap-{role}"))
+        for role in ("worker", "registry", "etcd", "redis")
     ]
     shopper = Shopper(release, "shopper-kill")
     release.kubectl("delete", "pod", *names, "--grace-period=0", "--force")
-    release.cluster.wait("all pods again", lambda: len(pods := release.pods()) == 10 and all(map(ready, pods.values())))
+    release.cluster.wait("all pods again", release.is_whole)
     print(shopper.ends(), "requests")
     assert {pod["metadata"]["uid"] for pod in before.values()} - {p["metadata"]["uid"] for p in release.pods().values()}
 
@@ -218,16 +239,15 @@ def test_an_eviction_waits_for_the_one_before(release):
     evict("endcap-worker-0")
     with pytest.raises(AssertionError, match="disruption budget"):
         evict("endcap-worker-1")
-    release.cluster.wait(
-        "the evicted worker", lambda: all(map(ready, release.pods().values())) and len(release.pods()) == 10
-    )
+    release.cluster.wait("the evicted worker", release.is_whole)
 
 
 def test_what_is_uninstalled_leaves_its_history(release):
     release.helm("uninstall", chart.RELEASE)
     release.cluster.wait("no pods", lambda: not release.pods())
     claims = {claim["metadata"]["name"] for claim in release.cluster.objects("persistentvolumeclaims")}
-    assert claims == {"endcap-bundles", *(f"data-endcap-etcd-{ordinal}" for ordinal in range(3))}
+    data = {f"data-endcap-etcd-{ordinal}" for ordinal in range(3)} | {"data-endcap-redis-0"}
+    assert claims == {"endcap-bundles", *data}
     left = [
         obj["metadata"]["name"]
         for kind in ("services", "deployments", "statefulsets", "configmaps")

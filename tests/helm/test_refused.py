@@ -25,8 +25,12 @@ BY_SCHEMA = [
         "at '/worker/resources/limits/memory': got number, want string",
     ),
     ({"worker": {"gpu": {"resourceName": "gpu"}}}, "at '/worker/gpu/resourceName': 'gpu' does not match pattern"),
-    ({"featureCache": {"replicas": 2}}, "at '/featureCache': additional properties 'replicas' not allowed"),
-    ({"featureCache": {"redis": {}}}, "at '/featureCache': additional properties 'redis' not allowed"),
+    ({"featureCache": {"replicas": 0}}, "at '/featureCache/replicas': minimum: got 0, want 1"),
+    ({"redis": {"kind": "cluster"}}, "at '/redis/kind': value must be one of 'none', 'bundled', 'external'"),
+    (
+        {"redis": {"external": {"url": "redis://endcap:hush@cache:6379"}}},
+        "at '/redis/external/url': 'redis://endcap:hush@cache:6379' does not match pattern",
+    ),
     ({"networkPolicy": {"gatewayFrom": [{}]}}, "at '/networkPolicy/gatewayFrom/0': minProperties: got 0, want 1"),
     ({"test": {"minimumCoverage": 2}}, "at '/test/minimumCoverage': maximum: got 2, want 1"),
     ({"bootstrap": {"bundle": "my.endcap"}}, "at '/bootstrap/bundle': 'my.endcap' does not match pattern"),
@@ -49,6 +53,16 @@ BY_TEMPLATE = [
         {"store": {"kind": "s3", "s3": {"url": "s3://b"}}, "config": {"store": {"cache_max_bytes": "30GiB"}}},
         "worker.cache.size: found 25Gi, expected more than config.store.cache_max_bytes, which is 30GiB",
     ),
+    (
+        {"featureCache": {"replicas": 2}},
+        "featureCache.replicas: found 2, expected 1: each would have features of its own",
+    ),
+    ({"redis": {"kind": "external"}}, "redis.external.url: empty, but redis.kind is external"),
+    (
+        {"redis": {"kind": "external", "external": {"url": "redis://cache:6379", "user": "endcap"}}},
+        "redis.external.password.secretName: empty, but redis.external.user is set",
+    ),
+    ({"config": {"feature_cache": {"redis": {"url": "x"}}}}, "config.feature_cache.redis.url: the chart sets this"),
     ({"etcd": {"kind": "external"}}, "etcd.external.endpoints: empty, but etcd.kind is external"),
     (
         {"etcd": {"kind": "external", "external": {"endpoints": ["https://e:2379"]}}},

@@ -16,6 +16,18 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- with $values.redis.external -}}
+{{- if eq $values.redis.kind "external" -}}
+{{- if not .url -}}
+{{- fail "redis.external.url: empty, but redis.kind is external; expected redis://host:6379/0" -}}
+{{- else if and .user (not .password.secretName) -}}
+{{- fail "redis.external.password.secretName: empty, but redis.external.user is set; expected a Secret with the password" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (gt (int $values.featureCache.replicas) 1) (eq $values.redis.kind "none") -}}
+{{- fail (printf "featureCache.replicas: found %d, expected 1: each would have features of its own; set redis.kind to share them" (int $values.featureCache.replicas)) -}}
+{{- end -}}
 {{- with $values.gateway -}}
 {{- if and .grpcRoute.enabled (not .grpcRoute.parentRefs) -}}
 {{- fail "gateway.grpcRoute.parentRefs: empty; expected the Gateway that carries the route" -}}

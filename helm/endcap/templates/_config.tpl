@@ -37,6 +37,11 @@ registry:
   data_dir: /data/registry
 feature_cache:
   grpc: {listen: "0.0.0.0:9430"}
+  {{- if ne .Values.redis.kind "none" }}
+  redis:
+    url: {{ include "endcap.redisUrl" . | quote }}
+    user: {{ ternary .Values.redis.external.user "" (eq .Values.redis.kind "external") | quote }}
+  {{- end }}
 {{- end -}}
 
 {{/* The keys of nested settings, dotted, one a line. */}}
@@ -55,10 +60,10 @@ feature_cache:
 {{- define "endcap.checkConfig" -}}
 {{- $known := splitList "\n" (include "endcap.keys" (dict "prefix" "" "table" (.Files.Get "files/endcap.toml" | fromToml))) -}}
 {{- $own := splitList "\n" (include "endcap.keys" (dict "prefix" "" "table" (include "endcap.ownConfig" . | fromYaml))) -}}
-{{- $own = concat $own (list "coordination.path" "coordination.etcd.user" "coordination.etcd.password" "coordination.etcd.ca_file" "coordination.etcd.cert_file" "coordination.etcd.key_file" "store.s3.endpoint" "store.s3.region" "store.s3.access_key_id" "store.s3.secret_access_key" "worker.topology" "gateway.grpc.advertise" "worker.grpc.advertise" "registry.grpc.advertise" "feature_cache.grpc.advertise") -}}
+{{- $own = concat $own (list "coordination.path" "coordination.etcd.user" "coordination.etcd.password" "coordination.etcd.ca_file" "coordination.etcd.cert_file" "coordination.etcd.key_file" "store.s3.endpoint" "store.s3.region" "store.s3.access_key_id" "store.s3.secret_access_key" "worker.topology" "gateway.grpc.advertise" "worker.grpc.advertise" "registry.grpc.advertise" "feature_cache.grpc.advertise" "feature_cache.redis.url" "feature_cache.redis.user" "feature_cache.redis.password") -}}
 {{- range compact (splitList "\n" (include "endcap.keys" (dict "prefix" "" "table" .Values.config))) -}}
 {{- if has . $own -}}
-{{- fail (printf "config.%s: the chart sets this itself; use its values for etcd, store, worker.gpu, addresses and secrets" .) -}}
+{{- fail (printf "config.%s: the chart sets this itself; use its values for etcd, redis, store, worker.gpu, addresses and secrets" .) -}}
 {{- else if not (has . $known) -}}
 {{- fail (printf "config.%s: no such setting; those that exist are in deploy/config/endcap.toml" .) -}}
 {{- end -}}
@@ -70,8 +75,12 @@ feature_cache:
 {{- include "endcap.checkConfig" . -}}
 {{- include "endcap.check" . -}}
 {{- $own := include "endcap.ownConfig" . | fromYaml -}}
-{{- /* Fleets that share an etcd or a bucket must differ in the prefix. */ -}}
-{{- $prefix := dict "coordination" (dict "prefix" (printf "/endcap/%s/%s" .Release.Namespace (include "endcap.fullname" .))) -}}
+{{- /* Fleets that share an etcd, a bucket or a Redis must differ in the prefix. */ -}}
+{{- $name := include "endcap.fullname" . -}}
+{{- $prefix := dict "coordination" (dict "prefix" (printf "/endcap/%s/%s" .Release.Namespace $name)) -}}
+{{- if ne .Values.redis.kind "none" -}}
+{{- $_ := set $prefix "feature_cache" (dict "redis" (dict "prefix" (printf "endcap:%s:%s" .Release.Namespace $name))) -}}
+{{- end -}}
 {{- include "endcap.toml" (dict "prefix" "" "table" (merge $own (deepCopy .Values.config) $prefix)) | trim -}}
 {{- end -}}
 

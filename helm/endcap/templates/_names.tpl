@@ -64,6 +64,15 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{- define "endcap.redisUrl" -}}
+{{- if eq .Values.redis.kind "external" -}}
+{{- .Values.redis.external.url -}}
+{{- else -}}
+{{- $name := include "endcap.componentName" (dict "root" . "component" "redis") -}}
+{{- printf "redis://%s:6379/0" (include "endcap.host" (dict "root" . "name" (printf "%s-0.%s-headless" $name $name))) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "endcap.storeClaim" -}}
 {{- default (printf "%s-bundles" (include "endcap.fullname" .)) .Values.store.pvc.existingClaim -}}
 {{- end -}}
