@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Config, grpc::FeatureGrpc, store::Store};
 
-/// Between questions to a store that does not answer yet.
-const AGAIN: Duration = Duration::from_millis(500);
+/// The first and the longest pause between questions to a store that does not answer yet.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 
 /// What the feature-cache needs from outside.
 #[derive(Debug)]
@@ -82,8 +82,10 @@ impl App {
 /// Until the store answered once: a wrong address must not read as ready. A store that goes later makes nobody unready,
 /// since its callers do without.
 async fn reach(store: &Store) {
+    let (mut pause, longest) = AGAIN;
     while let Err(error) = store.check().await {
-        tracing::warn!(%error, "the store of features does not answer; asking again");
-        tokio::time::sleep(AGAIN).await;
+        tracing::warn!(%error, again_in = ?pause, "the store of features does not answer");
+        tokio::time::sleep(pause).await;
+        pause = longest.min(pause * 2);
     }
 }

@@ -19,9 +19,6 @@ use crate::{config::RedisConfig, request::to_wire};
 
 /// The field beside the features that holds the time to live.
 const TTL: &[u8] = b"";
-/// The shortest and the longest wait before it is connected to again.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-
 /// By field of the hash.
 type Fields = HashMap<Vec<u8>, Vec<u8>>;
 
@@ -40,13 +37,12 @@ impl std::fmt::Debug for Redis {
 impl Redis {
     /// Connects when it is first asked, and again whenever the connection was lost.
     pub(super) fn new(config: RedisConfig) -> Result<Self, StoreError> {
-        let (shortest, longest) = RECONNECT;
         let client = Client::open(config.server)?;
+        // No waiting between attempts: whoever asks next makes one, and is told why it failed.
         let manager = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(config.timeout))
             .set_response_timeout(Some(config.timeout))
-            .set_min_delay(shortest)
-            .set_max_delay(longest);
+            .set_number_of_retries(0);
         let connection = ConnectionManager::new_lazy_with_config(client, manager)?;
         Ok(Self { connection, prefix: config.prefix, timeout: config.timeout })
     }

@@ -2,12 +2,12 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     time::Instant,
 };
 
+use endcap_coordination::test_util::free_port;
 use redis::IntoConnectionInfo as _;
 use tempfile::TempDir;
 
@@ -26,7 +26,7 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let dir = tempfile::tempdir().unwrap();
         let server = Self { port, process: Self::run(port, &dir), dir };
         let store = server.store();
@@ -203,6 +203,9 @@ async fn while_it_is_gone_errors_say_so_in_time_and_then_all_is_as_before() {
         assert_eq!(refused.code(), ErrorCode::Unavailable);
         assert!(refused.to_string().starts_with("Redis"), "{refused}");
     }
+    // And why, for whoever reads the log.
+    let refused = store.get(&[key("ada")]).await.unwrap_err();
+    assert!(refused.to_string().contains("refused"), "{refused}");
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     server.process = Server::run(server.port, &server.dir);
     let patience = Instant::now() + PATIENCE;
