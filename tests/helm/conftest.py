@@ -66,4 +66,5 @@ class Builder:
 def builder(engine):
     builder = Builder()
     yield builder
-    docker("rmi", "--force", *builder.images)
+    if builder.images:
+        docker("rmi", "--force", *builder.images)
