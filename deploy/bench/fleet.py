@@ -104,6 +104,7 @@ class Fleet:
         given = [
             "gateway.grpc.listen=127.0.0.1:0",
             "registry.grpc.listen=127.0.0.1:0",
+            "feature_cache.grpc.listen=127.0.0.1:0",
             "admin.listen=127.0.0.1:0",
             f"worker.grpc.listen=127.0.0.1:{port}",
             *SETTINGS,

@@ -44,6 +44,7 @@ impl TestFleet {
         let mut all: Vec<(String, String)> = vec![
             ("gateway.grpc.listen".into(), "127.0.0.1:0".into()),
             ("registry.grpc.listen".into(), "127.0.0.1:0".into()),
+            ("feature_cache.grpc.listen".into(), "127.0.0.1:0".into()),
             ("admin.listen".into(), "127.0.0.1:0".into()),
             ("gateway.default_model".into(), MODEL.into()),
             ("worker.drain.delay".into(), "50ms".into()),

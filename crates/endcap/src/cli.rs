@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::LazyLock, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use endcap_types::{ModelName, Version};
 
-use crate::bench::BenchArgs;
+use crate::{
+    bench::BenchArgs,
+    features::{Assignment, Entity},
+};
 
 /// Version and commit. The commit is what `make build` and the image's build say it is, so that the same source gives
 /// the same binary and a new commit alone rebuilds nothing.
@@ -79,6 +82,9 @@ pub enum Command {
     /// Register, validate, promote, roll back and watch model versions.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Read and write what is known of users and sessions.
+    #[command(subcommand)]
+    Features(FeaturesCommand),
     /// Ask the gateway for a ranked list.
     Recommend(RecommendArgs),
     /// Measure ranking quality through the gateway on labelled queries.
@@ -244,6 +250,43 @@ pub enum ModelCommand {
         /// Only this model.
         model: Option<ModelName>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FeaturesCommand {
+    /// Show the features of users and sessions, how old they are, and for how long they are kept.
+    Get {
+        /// Whose: user/ID or session/ID.
+        #[arg(required = true, value_name = "ENTITY")]
+        entities: Vec<Entity>,
+        #[command(flatten)]
+        cache: CacheArgs,
+    },
+    /// Write features of one user or session. Those that are not named stay as they are.
+    Put {
+        /// Whose: user/ID or session/ID.
+        entity: Entity,
+        /// Features and their numbers: user.affinity=0.5 user.style=1,0,2
+        #[arg(required = true, value_name = "NAME=NUMBERS")]
+        features: Vec<Assignment>,
+        /// For how long all features of the entity are kept; default: the cache's.
+        #[arg(long, value_parser = parse_duration)]
+        ttl: Option<Duration>,
+        #[command(flatten)]
+        cache: CacheArgs,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct CacheArgs {
+    /// The feature-cache to talk to.
+    #[arg(
+        long,
+        env = "ENDCAP_FEATURE_CACHE_URL",
+        default_value = "http://127.0.0.1:9430",
+        value_name = "URL"
+    )]
+    pub feature_cache: String,
 }
 
 #[derive(Debug, Clone, Args)]

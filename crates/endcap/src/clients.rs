@@ -1,11 +1,11 @@
-//! Connections of the operator's verbs to the registry and the gateway.
+//! Connections of the operator's verbs to the registry, the gateway and the feature-cache.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use endcap_proto::pb::{
-    self, gateway_service_client::GatewayServiceClient, model_registry_client::ModelRegistryClient,
-    recommend_service_client::RecommendServiceClient,
+    self, feature_service_client::FeatureServiceClient, gateway_service_client::GatewayServiceClient,
+    model_registry_client::ModelRegistryClient, recommend_service_client::RecommendServiceClient,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -17,6 +17,11 @@ pub(crate) fn registry(url: &str) -> anyhow::Result<ModelRegistryClient<Channel>
 /// A gateway's client.
 pub(crate) fn gateway(url: &str) -> anyhow::Result<RecommendServiceClient<Channel>> {
     Ok(RecommendServiceClient::new(channel(url)?).max_decoding_message_size(MAX_MESSAGE))
+}
+
+/// A feature-cache's client.
+pub(crate) fn feature_cache(url: &str) -> anyhow::Result<FeatureServiceClient<Channel>> {
+    Ok(FeatureServiceClient::new(channel(url)?).max_decoding_message_size(MAX_MESSAGE))
 }
 
 /// What a gateway at `host:port` routes to.

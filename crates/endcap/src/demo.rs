@@ -54,7 +54,7 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<()> 
             global.gateway,
             global.registry,
             fleet.workers.len(),
-            fleet.feature_cache,
+            fleet.feature_cache_url(),
             fleet.admin
         ),
     );
@@ -87,9 +87,10 @@ pub(crate) async fn dev(global: &Global, args: DevArgs) -> anyhow::Result<()> {
     note(
         &global,
         format!(
-            "gateway {} · registry {} · admin http://{} · state in {}",
+            "gateway {} · registry {} · feature-cache {} · admin http://{} · state in {}",
             global.gateway,
             global.registry,
+            fleet.feature_cache_url(),
             fleet.admin,
             args.data_dir.display()
         ),
@@ -209,7 +210,12 @@ fn addressed(program: &str, global: &Global, to_registry: bool) -> String {
 
 /// The default ports where they are free, else any: a second demo should start too. With `once` always any.
 fn free_ports(once: bool) -> Vec<(String, String)> {
-    let defaults = [("gateway.grpc.listen", 9400), ("registry.grpc.listen", 9420), ("admin.listen", 9490)];
+    let defaults = [
+        ("gateway.grpc.listen", 9400),
+        ("registry.grpc.listen", 9420),
+        ("feature_cache.grpc.listen", 9430),
+        ("admin.listen", 9490),
+    ];
     defaults
         .into_iter()
         .filter(|(_, port)| once || std::net::TcpListener::bind(("127.0.0.1", *port)).is_err())

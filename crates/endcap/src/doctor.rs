@@ -52,6 +52,7 @@ pub(crate) fn examine(args: &DoctorArgs) -> Vec<Finding> {
     let common = settings::Common::read(&mut loaded);
     let gateway = loaded.read::<std::net::SocketAddr>("gateway.grpc.listen");
     let registry = loaded.read::<std::net::SocketAddr>("registry.grpc.listen");
+    let feature_cache = loaded.read::<std::net::SocketAddr>("feature_cache.grpc.listen");
     let common = match loaded.finish(common) {
         Ok(common) => common,
         Err(problems) => {
@@ -77,7 +78,9 @@ pub(crate) fn examine(args: &DoctorArgs) -> Vec<Finding> {
             fail("temporary folder", error.to_string(), "export TMPDIR=<a folder you can write to>")
         }
     });
-    for (what, address) in [("gateway port", gateway), ("registry port", registry)] {
+    let ports =
+        [("gateway port", gateway), ("registry port", registry), ("feature-cache port", feature_cache)];
+    for (what, address) in ports {
         let Some(address) = address else { continue };
         findings.push(match TcpListener::bind(address) {
             Ok(_) => pass(what, format!("{address} is free")),

@@ -111,6 +111,10 @@ impl Fleet {
         format!("http://{}", self.registry)
     }
 
+    pub fn feature_cache_url(&self) -> String {
+        format!("http://{}", self.feature_cache)
+    }
+
     /// Drains and ends every service, the gateway first. Says which one did not end cleanly.
     pub async fn stop(self) -> anyhow::Result<()> {
         let mut failed = Vec::new();
@@ -222,7 +226,6 @@ fn settings(options: &FleetOptions) -> anyhow::Result<Settings> {
         ("store.cache_dir", below("cache")),
         ("registry.data_dir", below("registry")),
         ("worker.grpc.listen", "127.0.0.1:0".to_owned()),
-        ("feature_cache.grpc.listen", "127.0.0.1:0".to_owned()),
         ("gateway.drain.delay", "0ms".to_owned()),
         ("registry.drain.delay", "0ms".to_owned()),
         ("feature_cache.drain.delay", "0ms".to_owned()),

@@ -10,6 +10,7 @@ mod clients;
 mod demo;
 mod doctor;
 pub mod evaluate;
+pub mod features;
 pub mod fleet;
 pub mod metrics;
 mod model;

@@ -5,7 +5,7 @@ use clap::CommandFactory as _;
 use crate::{
     bench, bundle,
     cli::{Cli, Command},
-    demo, doctor, evaluate, metrics, model, ready, recommend,
+    demo, doctor, evaluate, features, metrics, model, ready, recommend,
     roles::{self, Role},
     status,
 };
@@ -22,6 +22,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::FeatureCache(args) => roles::run(Role::FeatureCache, args).await,
         Command::Bundle(command) => tokio::task::block_in_place(|| bundle::run(&global, command)),
         Command::Model(command) => model::run(&global, command).await,
+        Command::Features(command) => features::run(&global, command).await,
         Command::Recommend(args) => recommend::run(&global, args).await,
         Command::Evaluate(args) => evaluate::run(&global, args).await,
         Command::Bench(args) => bench::run(&global, *args).await,

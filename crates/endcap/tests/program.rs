@@ -49,6 +49,7 @@ struct Dev {
     child: Child,
     gateway: String,
     registry: String,
+    feature_cache: String,
 }
 
 impl Dev {
@@ -56,6 +57,7 @@ impl Dev {
         let mut child = endcap(home)
             .args(["dev", "--data-dir", "state"])
             .args(["--set", "gateway.grpc.listen=127.0.0.1:0", "--set", "registry.grpc.listen=127.0.0.1:0"])
+            .args(["--set", "feature_cache.grpc.listen=127.0.0.1:0"])
             .args(["--set", "admin.listen=127.0.0.1:0"])
             .args(extra)
             .stdout(Stdio::piped())
@@ -68,7 +70,12 @@ impl Dev {
             let (_, rest) = first.split_once(role).unwrap_or_else(|| panic!("no {role} in {first:?}"));
             rest.split_whitespace().next().unwrap().to_owned()
         };
-        Self { gateway: address("gateway "), registry: address("registry "), child }
+        Self {
+            gateway: address("gateway "),
+            registry: address("registry "),
+            feature_cache: address("feature-cache "),
+            child,
+        }
     }
 
     fn run(&self, home: &Path, arguments: &[&str]) -> Output {
@@ -172,6 +179,41 @@ fn a_version_shows_what_it_was_made_from_and_each_query_its_figure() {
     assert_eq!(report["queries"], serde_json::json!({"a": 1.0, "b": 0.0}));
     assert_eq!(report["metrics"]["ndcg@10"], 0.5);
     assert!(report["latency_ms"]["p50"].as_f64() <= report["latency_ms"]["p95"].as_f64());
+}
+
+#[test]
+fn features_are_written_shown_and_kept_apart_by_entity() {
+    let home = tempfile::tempdir().unwrap();
+    let dev = Dev::start(home.path(), &[]);
+    let run = |arguments: &[&str]| {
+        let output = endcap(home.path())
+            .env("ENDCAP_FEATURE_CACHE_URL", &dev.feature_cache)
+            .args(arguments)
+            .output()
+            .unwrap();
+        (output.status.success(), text(&output).0, text(&output).1)
+    };
+    let (written, said, error) =
+        run(&["features", "put", "user/ada", "user.affinity=0.5", "user.style=1,0,2"]);
+    assert!(written && said == "user/ada: 2 written\n", "{said}{error}");
+    assert!(run(&["features", "put", "user/ada", "user.affinity=0.25", "--ttl", "1h"]).0);
+    let (read, said, error) = run(&["features", "get", "user/ada", "session/x"]);
+    assert!(read, "{error}");
+    for expected in
+        ["user.affinity", "0.25", "user.style", "1, 0, 2", "59m", "not known, or expired: session/x"]
+    {
+        assert!(said.contains(expected), "no {expected:?} in:\n{said}");
+    }
+    let (_, said, _) = run(&["-o", "json", "features", "get", "user/ada", "user/bob"]);
+    let found: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let features = serde_json::json!({"user.affinity": [0.25], "user.style": [1, 0, 2]});
+    assert_eq!((&found[0]["features"], &found[1]["features"]), (&features, &serde_json::Value::Null));
+    // What the cache itself refuses is told by field.
+    let (refused, _, error) = run(&["features", "put", "user/ada", "session.clicks=1"]);
+    assert!(!refused && error.contains("is not a user.* feature"), "{error}");
+    assert!(run(&["features", "put", "user/ada", "user.a=1", "user.a=2"]).2.contains("named twice"));
+    let nobody = run(&["features", "get", "user/ada", "--feature-cache", "http://127.0.0.1:9"]).2;
+    assert!(nobody.contains("asked http://127.0.0.1:9"), "{nobody}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ RUNTIME = os.environ.get("ORT_DYLIB_PATH", str(REPOSITORY / ".tools/onnxruntime/
 @contextmanager
 def running(folder: Path) -> Iterator[Mapping[str, str]]:
     """The environment in which the pipeline finds the fleet; its state is in `folder`."""
-    ports = [f"{role}.listen=127.0.0.1:0" for role in ["gateway.grpc", "registry.grpc", "admin"]]
+    ports = [f"{role}.listen=127.0.0.1:0" for role in ["gateway.grpc", "registry.grpc", "feature_cache.grpc", "admin"]]
     command = [str(PROGRAM), "dev", "--data-dir", str(folder)]
     command += [word for port in ports for word in ("--set", port)]
     environment = {**os.environ, "ORT_DYLIB_PATH": RUNTIME}
