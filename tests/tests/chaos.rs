@@ -4,12 +4,13 @@
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use endcap_bundle::test_util::TinyOptions;
-use endcap_proto::pb;
+use endcap_feature_cache::test_util::RedisServer;
+use endcap_proto::pb::{self, DegradationReason as Reason, feature_service_client::FeatureServiceClient};
 use endcap_tests::{
     eventually,
     load::{Load, Report},
     processes::{ProcessFleet, USUAL},
-    registry, tiny,
+    query, registry, timed, tiny,
 };
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -100,6 +101,72 @@ async fn a_frozen_worker_is_ejected_and_taken_back() {
     assert!(until < Duration::from_secs(2), "requests waited for the frozen worker until {until:?} after");
     let ejections: f64 = ejections(&fleet).await;
     assert!(ejections >= 1.0, "nobody ejected the frozen worker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn feature_caches_of_one_redis_stand_in_for_each_other() {
+    let (_alone, mut fleet) = fleet().await;
+    let mut redis = RedisServer::start().await;
+    let program = Path::new(env!("CARGO_BIN_EXE_endcap-node"));
+    let url = redis.url();
+    let set = [("feature_cache.redis.url", url.as_str()), ("feature_cache.redis.timeout", "2s")];
+    for _ in 0..2 {
+        fleet.add(program, "feature-cache", &set).await.unwrap();
+    }
+    fleet.release(&bundle("one", 1.0, SHARDS)).await.unwrap();
+    put_features(&fleet, "feature-cache-1").await;
+    eventually("features are read", async || reasons(&fleet).await.is_empty()).await.unwrap();
+
+    // Half of the users are asked of the one that is gone first. Its lease lasts, and its port refuses at once.
+    fleet.kill("feature-cache-2").unwrap();
+    for _ in 0..5 {
+        let seen = reasons(&fleet).await;
+        assert!(seen.is_subset(&[Reason::FeaturesTimedOut].into()), "{seen:?}");
+    }
+    eventually("features are read from the other one", async || reasons(&fleet).await.is_empty())
+        .await
+        .unwrap();
+    redis.stop();
+    eventually("it is told that there are none", async || {
+        reasons(&fleet).await == [Reason::FeaturesUnavailable].into()
+    })
+    .await
+    .unwrap();
+    // They are on Redis's disk.
+    redis.restart();
+    fleet.launch("feature-cache-2").unwrap();
+    fleet.until_ready("feature-cache-2").await.unwrap();
+    eventually("features are read again", async || reasons(&fleet).await.is_empty()).await.unwrap();
+}
+
+/// Users in the feature-caches.
+const USERS: std::ops::Range<u32> = 0..20;
+
+async fn put_features(fleet: &ProcessFleet, cache: &str) {
+    let value = pb::FeatureValue { floats: vec![5.0], ints: Vec::new() };
+    let groups = USERS.map(|user| pb::FeatureGroup {
+        key: Some(pb::FeatureKey { namespace: "user".into(), entity_id: user.to_string() }),
+        values: [("user.affinity".to_owned(), value.clone())].into(),
+        ..Default::default()
+    });
+    let channel = endcap_tests::channel(&fleet.url(cache)).unwrap();
+    let request = pb::PutFeaturesRequest { groups: groups.collect() };
+    FeatureServiceClient::new(channel).put_features(timed(request)).await.unwrap();
+}
+
+/// What any of the users is told by any of the gateways; each is ranked for in full.
+async fn reasons(fleet: &ProcessFleet) -> BTreeSet<Reason> {
+    let mut seen = BTreeSet::new();
+    for mut gateway in fleet.gateways().unwrap() {
+        for user in USERS {
+            let mut ask = query("red kettle");
+            ask.get_mut().user_id = user.to_string();
+            let quality = gateway.recommend(ask).await.unwrap().into_inner().quality.unwrap();
+            assert_eq!(quality.rung(), pb::Rung::Full, "{quality:?}");
+            seen.extend(quality.degradation_reasons());
+        }
+    }
+    seen
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,11 @@
 use std::collections::BTreeMap;
 
 use endcap_bundle::{Bundle, BundleStore, test_util::TinyOptions};
-use endcap_proto::pb::{self, recommend_request::Target};
+use endcap_feature_cache::test_util::RedisServer;
+use endcap_proto::pb::{
+    self, DegradationReason as Reason, feature_service_client::FeatureServiceClient,
+    recommend_request::Target,
+};
 use endcap_tests::{MODEL, TestFleet, eventually, query, timed, tiny};
 use endcap_types::RetrievalMode;
 use tonic::{Code, Status};
@@ -138,44 +142,77 @@ async fn a_rerank_returns_the_callers_candidates_in_rank_order() {
 async fn user_features_reach_the_ranking_and_their_absence_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let mut fleet = TestFleet::start(folder.path(), 1, &[]).await.unwrap();
-    let packed = tiny(&variant("features"), 2).unwrap();
-    fleet.release(&packed.bytes).await.unwrap();
-    let bundle = Bundle::open(&packed.folder.path().join("bundle")).unwrap();
-    let schema = bundle.features().unwrap();
-    let user = schema
-        .iter()
-        .find(|spec| spec.name.namespace() == endcap_types::Namespace::User)
-        .expect("the tiny bundle has a user feature")
-        .name
-        .clone();
+    fleet.release(&tiny(&variant("features"), 2).unwrap().bytes).await.unwrap();
+    let (without, reasons) = ranked_for_ada(&fleet).await;
+    assert_eq!(reasons, [Reason::FeaturesMissing]);
+    put_adas_features(&fleet).await.unwrap();
+    // The next request sees it.
+    let (with, reasons) = ranked_for_ada(&fleet).await;
+    assert_eq!(reasons, []);
+    assert_ne!(with, without, "the user's feature changed nothing");
+    fleet.fleet.stop().await.unwrap();
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn fleets_of_one_redis_share_features_and_rank_without_them_while_it_is_gone() {
+    let mut redis = RedisServer::start().await;
+    let url = redis.url();
+    // No answer here may hang on how busy the machine is.
+    let set = [
+        ("feature_cache.redis.url", url.as_str()),
+        ("feature_cache.redis.timeout", "5s"),
+        ("gateway.feature_budget", "10s"),
+    ];
+    let packed = tiny(&variant("features"), 2).unwrap();
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut writer = TestFleet::start(one.path(), 1, &set).await.unwrap();
+    let mut reader = TestFleet::start(two.path(), 1, &set).await.unwrap();
+    for fleet in [&mut writer, &mut reader] {
+        fleet.release(&packed.bytes).await.unwrap();
+    }
+    let (without, reasons) = ranked_for_ada(&reader).await;
+    assert_eq!(reasons, [Reason::FeaturesMissing]);
+    put_adas_features(&writer).await.unwrap();
+    let (with, reasons) = ranked_for_ada(&reader).await;
+    assert_eq!(reasons, []);
+    assert_ne!(with, without, "the user's feature changed nothing");
+    assert_eq!(ranked_for_ada(&writer).await, (with.clone(), vec![]));
+
+    redis.stop();
+    assert_eq!(ranked_for_ada(&reader).await, (without, vec![Reason::FeaturesUnavailable]));
+    let refused = put_adas_features(&writer).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    redis.restart();
+    eventually("features are read again", async || ranked_for_ada(&reader).await == (with.clone(), vec![]))
+        .await
+        .unwrap();
+    for fleet in [writer, reader] {
+        fleet.fleet.stop().await.unwrap();
+    }
+}
+
+/// Items and the bits of their scores, and what was told to be missing.
+async fn ranked_for_ada(fleet: &TestFleet) -> (BTreeMap<String, u32>, Vec<Reason>) {
     let mut ask = query("red kettle");
     ask.get_mut().user_id = "ada".into();
-    let answer = fleet.gateway.recommend(ask).await.unwrap().into_inner();
-    let reasons: Vec<_> = answer.quality.as_ref().unwrap().degradation_reasons().collect();
-    assert_eq!(reasons, [pb::DegradationReason::FeaturesMissing]);
+    let answer = fleet.gateway.clone().recommend(ask).await.unwrap().into_inner();
+    let quality = answer.quality.unwrap();
+    assert_eq!(quality.rung(), pb::Rung::Full, "{quality:?}");
+    let scores = answer.items.into_iter().map(|item| (item.item_id, item.score.to_bits())).collect();
+    (scores, quality.degradation_reasons().collect())
+}
 
-    let url = format!("http://{}", fleet.fleet.feature_cache);
-    let mut cache =
-        pb::feature_service_client::FeatureServiceClient::new(endcap_tests::channel(&url).unwrap());
+/// Writes the user feature of the tiny bundles.
+async fn put_adas_features(fleet: &TestFleet) -> Result<(), Status> {
+    let channel = endcap_tests::channel(&fleet.fleet.feature_cache_url()).unwrap();
+    let mut cache = FeatureServiceClient::new(channel);
     let value = pb::FeatureValue { floats: vec![5.0], ints: Vec::new() };
     let group = pb::FeatureGroup {
         key: Some(pb::FeatureKey { namespace: "user".into(), entity_id: "ada".into() }),
-        values: [(user.to_string(), value)].into(),
+        values: [("user.affinity".to_owned(), value)].into(),
         ..Default::default()
     };
-    cache.put_features(timed(pb::PutFeaturesRequest { groups: vec![group] })).await.unwrap();
-
-    // The next request sees it.
-    let mut ask = query("red kettle");
-    ask.get_mut().user_id = "ada".into();
-    let with = fleet.gateway.recommend(ask).await.unwrap().into_inner();
-    assert!(with.quality.as_ref().unwrap().degradation_reasons.is_empty(), "{:?}", with.quality);
-    let scores = |answer: &pb::RecommendResponse| {
-        answer.items.iter().map(|i| (i.item_id.clone(), i.score.to_bits())).collect::<BTreeMap<_, _>>()
-    };
-    assert_ne!(scores(&with), scores(&answer), "the user's feature changed nothing");
-    fleet.fleet.stop().await.unwrap();
+    cache.put_features(timed(pb::PutFeaturesRequest { groups: vec![group] })).await.map(|_| ())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,8 @@ mod grpc;
 mod metrics;
 mod request;
 mod store;
+#[cfg(any(test, feature = "test-util"))]
+pub mod test_util;
 
 pub use app::{App, Deps};
 pub use config::Config;

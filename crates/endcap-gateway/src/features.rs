@@ -16,6 +16,9 @@ use crate::{
 /// Values as the schema declares them, and why there are fewer than there could be.
 pub(crate) type Fetched = (BTreeMap<FeatureName, FeatureValue>, Option<DegradationReason>);
 
+/// Caches that a request asks, where the first one fails at once.
+const TRIED: usize = 2;
+
 /// Fetches features.
 #[derive(Debug, Clone)]
 pub(crate) struct Features {
@@ -37,23 +40,22 @@ impl Features {
         let Some(key) = keys.first() else {
             return Fetched::default();
         };
-        let Some(cache) = cache_of(caches, &key.entity_id) else {
-            return (BTreeMap::new(), Some(DegradationReason::FeaturesUnavailable));
-        };
         let call = call.until(call.deadline.within(self.budget));
-        let deadline = call.deadline.instant();
-        let reason = match tokio::time::timeout_at(deadline, self.source.fetch(cache, &keys, call)).await {
-            Ok(Ok(groups)) => return chosen(parts, &keys, &groups),
-            Ok(Err(error)) if error.code == ErrorCode::DeadlineExceeded => {
-                DegradationReason::FeaturesTimedOut
+        let mut failed = false;
+        for cache in caches_of(caches, &key.entity_id).take(TRIED) {
+            let answer = self.source.fetch(cache, &keys, call.clone());
+            match tokio::time::timeout_at(call.deadline.instant(), answer).await {
+                // Another cache knows them if the two share a Redis. That it does not says nothing.
+                Ok(Ok(groups)) if failed && groups.iter().all(Option::is_none) => break,
+                Ok(Ok(groups)) => return chosen(parts, &keys, &groups),
+                Ok(Err(error)) if error.code != ErrorCode::DeadlineExceeded => {
+                    tracing::debug!(%cache, %error, "feature-cache gave no answer");
+                    failed = true;
+                }
+                Ok(Err(_)) | Err(_) => return (BTreeMap::new(), Some(DegradationReason::FeaturesTimedOut)),
             }
-            Ok(Err(error)) => {
-                tracing::debug!(%cache, %error, "feature-cache gave no answer");
-                DegradationReason::FeaturesUnavailable
-            }
-            Err(_elapsed) => DegradationReason::FeaturesTimedOut,
-        };
-        (BTreeMap::new(), Some(reason))
+        }
+        (BTreeMap::new(), Some(DegradationReason::FeaturesUnavailable))
     }
 }
 
@@ -65,10 +67,11 @@ fn keys(parts: &Parts, asked: &Asked) -> Vec<FeatureKey> {
         .collect()
 }
 
-/// One entity is always asked of the same cache, as long as the caches are the same.
-fn cache_of<'a>(caches: &'a [String], entity_id: &str) -> Option<&'a str> {
-    let count = ShardCount::try_from(u32::try_from(caches.len()).ok()?).ok()?;
-    caches.get(shard_of(entity_id, count) as usize).map(String::as_str)
+/// The cache of which an entity is always asked as long as the caches are the same, then the others.
+fn caches_of<'a>(caches: &'a [String], entity_id: &str) -> impl Iterator<Item = &'a str> {
+    let count = u32::try_from(caches.len()).ok().and_then(|count| ShardCount::try_from(count).ok());
+    let first = count.map_or(0, |count| shard_of(entity_id, count) as usize);
+    caches.iter().cycle().skip(first).take(caches.len()).map(String::as_str)
 }
 
 fn chosen(parts: &Parts, keys: &[FeatureKey], groups: &[Option<FeatureGroup>]) -> Fetched {

@@ -2,7 +2,8 @@
 //!
 //! A group is a hash under `{prefix}:features:{namespace}:{entity}`: by feature the bytes of a `FeatureValue`, and under
 //! the empty name, which no feature has, the milliseconds it was given to live. Its age is what is gone of them, so that
-//! no two clocks are compared. `HSET` is the merge: nothing is read for it. 7.0 is tested; any since 2.6 has the commands.
+//! no two clocks are compared. `HSET` is the merge: nothing is read for it. 7.0 is tested; any since 4.0 has the commands,
+//! of which a user needs PING, HSET, HGETALL, PEXPIRE, PTTL, MULTI and EXEC on `{prefix}:*`.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -1,84 +1,22 @@
 //! What both stores must do, on both; and what only a Redis can get wrong, on a real one.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Instant,
-};
+use std::time::Instant;
 
-use endcap_coordination::test_util::free_port;
 use redis::IntoConnectionInfo as _;
-use tempfile::TempDir;
 
 use super::*;
-use crate::config::RedisConfig;
+use crate::{config::RedisConfig, test_util::RedisServer};
 
-/// A server that has not answered by then has failed to start.
+/// A condition that does not hold by then never will.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A process of its own on a free port, gone with the value.
-struct Server {
-    port: u16,
-    dir: TempDir,
-    process: Child,
+fn config(server: &RedisServer) -> RedisConfig {
+    let info = server.url().into_connection_info().unwrap();
+    RedisConfig { server: info, prefix: "endcap".to_owned(), timeout: Duration::from_secs(5) }
 }
 
-impl Server {
-    async fn start() -> Self {
-        let port = free_port();
-        let dir = tempfile::tempdir().unwrap();
-        let server = Self { port, process: Self::run(port, &dir), dir };
-        let store = server.store();
-        let patience = Instant::now() + PATIENCE;
-        while let Err(error) = store.check().await {
-            assert!(Instant::now() < patience, "{error}: {}", fs::read_to_string(server.log()).unwrap());
-        }
-        server
-    }
-
-    fn run(port: u16, dir: &TempDir) -> Child {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/redis/redis-server");
-        assert!(program.exists(), "{} is missing; `make setup-tests` gets it", program.display());
-        let mut command = Command::new(program);
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes"]);
-        command.arg("--dir").arg(dir.path()).arg("--logfile").arg(dir.path().join("log"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
-    }
-
-    fn log(&self) -> std::path::PathBuf {
-        self.dir.path().join("log")
-    }
-
-    fn stop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn config(&self) -> RedisConfig {
-        let server = format!("redis://127.0.0.1:{}/0", self.port).into_connection_info().unwrap();
-        RedisConfig { server, prefix: "endcap".to_owned(), timeout: Duration::from_secs(5) }
-    }
-
-    fn store(&self) -> Store {
-        of(Kept::Redis(Redis::new(self.config()).unwrap()))
-    }
-
-    async fn say(&self, words: &[&str]) -> redis::Value {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}/0", self.port)).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let mut command = redis::cmd(words[0]);
-        words[1..].iter().for_each(|word| {
-            command.arg(word);
-        });
-        command.query_async(&mut connection).await.unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop();
-    }
+fn store(server: &RedisServer) -> Store {
+    of(Kept::Redis(Redis::new(config(server)).unwrap()))
 }
 
 fn of(kept: Kept) -> Store {
@@ -176,13 +114,13 @@ async fn memory_conforms() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_conforms() {
-    conforms(Server::start().await.store()).await;
+    conforms(store(&RedisServer::start().await)).await;
 }
 
 #[tokio::test]
 async fn two_caches_of_one_redis_read_what_the_other_wrote() {
-    let server = Server::start().await;
-    let (one_cache, other) = (server.store(), server.store());
+    let server = RedisServer::start().await;
+    let (one_cache, other) = (store(&server), store(&server));
     one_cache.put(vec![put("ada", "user.a", number(1.0), None)]).await.unwrap();
     assert!(one(&other, "ada").await.is_some());
     // Nothing is kept for ever by mistake.
@@ -192,8 +130,8 @@ async fn two_caches_of_one_redis_read_what_the_other_wrote() {
 
 #[tokio::test]
 async fn while_it_is_gone_errors_say_so_in_time_and_then_all_is_as_before() {
-    let mut server = Server::start().await;
-    let config = RedisConfig { timeout: Duration::from_millis(500), ..server.config() };
+    let mut server = RedisServer::start().await;
+    let config = RedisConfig { timeout: Duration::from_millis(500), ..config(&server) };
     let store = of(Kept::Redis(Redis::new(config).unwrap()));
     store.put(vec![put("ada", "user.a", number(1.0), None)]).await.unwrap();
     server.stop();
@@ -207,7 +145,7 @@ async fn while_it_is_gone_errors_say_so_in_time_and_then_all_is_as_before() {
     let refused = store.get(&[key("ada")]).await.unwrap_err();
     assert!(refused.to_string().contains("refused"), "{refused}");
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
-    server.process = Server::run(server.port, &server.dir);
+    server.restart();
     let patience = Instant::now() + PATIENCE;
     let found = loop {
         match store.get(&[key("ada")]).await {
@@ -220,8 +158,8 @@ async fn while_it_is_gone_errors_say_so_in_time_and_then_all_is_as_before() {
 
 #[tokio::test]
 async fn a_frozen_redis_is_not_waited_for() {
-    let server = Server::start().await;
-    let config = RedisConfig { timeout: Duration::from_millis(100), ..server.config() };
+    let server = RedisServer::start().await;
+    let config = RedisConfig { timeout: Duration::from_millis(100), ..config(&server) };
     let store = of(Kept::Redis(Redis::new(config).unwrap()));
     store.check().await.unwrap();
     // It answers nobody meanwhile.
@@ -232,8 +170,8 @@ async fn a_frozen_redis_is_not_waited_for() {
 
 #[tokio::test]
 async fn what_others_wrote_there_is_no_feature_and_harms_none() {
-    let server = Server::start().await;
-    let store = server.store();
+    let server = RedisServer::start().await;
+    let store = store(&server);
     store.put(vec![put("ada", "user.a", number(1.0), None)]).await.unwrap();
     let name = "endcap:features:user:ada";
     let _added = server.say(&["HSET", name, "no feature", "x", "user.b", "\u{1}not protobuf"]).await;
@@ -248,11 +186,25 @@ async fn what_others_wrote_there_is_no_feature_and_harms_none() {
 }
 
 #[tokio::test]
+async fn a_user_needs_no_rights_but_those_that_are_named() {
+    let server = RedisServer::start().await;
+    let rights = ["+ping", "+hset", "+hgetall", "+pexpire", "+pttl", "+multi", "+exec"];
+    let user = ["ACL", "SETUSER", "ranking", "on", ">hush", "~endcap:*"];
+    let _set = server.say(&[&user[..], &rights].concat()).await;
+    let config = config(&server);
+    let login = config.server.redis_settings().clone().set_username("ranking").set_password("hush");
+    let config = RedisConfig { server: config.server.clone().set_redis_settings(login), ..config };
+    let store = of(Kept::Redis(Redis::new(config).unwrap()));
+    store.check().await.unwrap();
+    conforms(store).await;
+}
+
+#[tokio::test]
 async fn a_password_is_needed_where_it_is_asked_for() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let _set = server.say(&["CONFIG", "SET", "requirepass", "hush"]).await;
-    assert!(server.store().check().await.is_err());
-    let config = server.config();
+    assert!(store(&server).check().await.is_err());
+    let config = config(&server);
     let login = config.server.redis_settings().clone().set_password("hush");
     let config = RedisConfig { server: config.server.clone().set_redis_settings(login), ..config };
     of(Kept::Redis(Redis::new(config).unwrap())).check().await.unwrap();

@@ -12,23 +12,27 @@ use super::*;
 struct Fake {
     groups: Vec<Option<FeatureGroup>>,
     error: Option<ErrorCode>,
+    /// Which one fails; nothing for all of them.
+    failing: Option<String>,
     hangs: bool,
     asked: Mutex<Vec<FeatureKey>>,
+    caches: Mutex<Vec<String>>,
 }
 
 #[async_trait]
 impl FeatureSource for Fake {
     async fn fetch(
         &self,
-        _endpoint: &str,
+        endpoint: &str,
         keys: &[FeatureKey],
         _call: Call,
     ) -> Result<Vec<Option<FeatureGroup>>, RemoteError> {
         self.asked.lock().extend_from_slice(keys);
+        self.caches.lock().push(endpoint.to_owned());
         if self.hangs {
             std::future::pending::<()>().await;
         }
-        match self.error {
+        match self.error.filter(|_| self.failing.as_deref().is_none_or(|failing| failing == endpoint)) {
             Some(code) => {
                 Err(RemoteError { code, message: String::new(), violations: Vec::new(), retry_after: None })
             }
@@ -83,8 +87,15 @@ fn group(name_of: &str, value: FeatureValue, age_s: u64) -> Option<FeatureGroup>
 }
 
 async fn fetch(fake: Fake, caches: &[&str], asked: &Asked) -> (Fetched, Vec<FeatureKey>, Duration) {
-    let fake = Arc::new(fake);
-    let features = Features { source: fake.clone(), budget: Duration::from_millis(10) };
+    fetch_from(&Arc::new(fake), caches, asked).await
+}
+
+async fn fetch_from(
+    fake: &Arc<Fake>,
+    caches: &[&str],
+    asked: &Asked,
+) -> (Fetched, Vec<FeatureKey>, Duration) {
+    let features = Features { source: Arc::<Fake>::clone(fake), budget: Duration::from_millis(10) };
     let call = Call { deadline: Deadline::after(Duration::from_secs(1)), id: RequestId::new() };
     let caches: Vec<String> = caches.iter().map(|cache| (*cache).to_owned()).collect();
     let started = tokio::time::Instant::now();
@@ -156,5 +167,46 @@ async fn a_cache_that_hangs_or_fails_costs_the_budget_at_most() {
         let (fetched, _, took) = fetch(fake, caches, &asked("u", "s")).await;
         assert_eq!(fetched, (BTreeMap::new(), Some(reason)));
         assert!(took <= Duration::from_millis(11), "{reason:?} took {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_entity_is_asked_of_one_cache_and_of_a_second_where_that_fails_at_once() {
+    let caches = ["a", "b", "c"];
+    let shopper = asked("u", "");
+    let fake = Arc::new(Fake { groups: vec![None], ..Fake::default() });
+    for _ in 0..3 {
+        fetch_from(&fake, &caches, &shopper).await;
+    }
+    let own = fake.caches.lock()[0].clone();
+    assert_eq!(*fake.caches.lock(), vec![own.clone(); 3]);
+
+    let known = group("user.a", FeatureValue::F32(vec![1.0, 2.0]), 0);
+    let failing = |groups, code, failing| {
+        Arc::new(Fake { groups: vec![groups], error: Some(code), failing, ..Fake::default() })
+    };
+    let cases = [
+        (failing(known.clone(), ErrorCode::Unavailable, Some(own.clone())), None, 2),
+        // What only the failing one knows is not "missing", which would be nobody's fault.
+        (
+            failing(None, ErrorCode::Unavailable, Some(own.clone())),
+            Some(DegradationReason::FeaturesUnavailable),
+            2,
+        ),
+        (
+            failing(known.clone(), ErrorCode::Unavailable, None),
+            Some(DegradationReason::FeaturesUnavailable),
+            2,
+        ),
+        (
+            failing(known, ErrorCode::DeadlineExceeded, Some(own)),
+            Some(DegradationReason::FeaturesTimedOut),
+            1,
+        ),
+    ];
+    for (fake, expected, tried) in cases {
+        let ((_, reason), ..) = fetch_from(&fake, &caches, &shopper).await;
+        let asked: std::collections::BTreeSet<_> = fake.caches.lock().iter().cloned().collect();
+        assert_eq!((reason, fake.caches.lock().len(), asked.len()), (expected, tried, tried), "{fake:?}");
     }
 }
