@@ -1,6 +1,7 @@
 """The chart on a Kubernetes: its API server takes every object, its controllers, scheduler and kubelet make pods of
 them, Helm installs, upgrades and rolls back, and nothing of that, nor of what is killed, is felt by who asks."""
 
+import itertools
 import json
 import shutil
 import sys
@@ -70,12 +71,15 @@ class Release:
     PODS, STAY = 12, 4
 
     def __init__(self, cluster, folder, images, etcd, redis):
-        self.cluster, self.folder, self.images = cluster, folder, images
+        self.cluster, self.folder, self.images, self.redis = cluster, folder, images, redis
+        self.numbers = itertools.count()
         self.values = {
             "store": {"pvc": {"accessModes": ["ReadWriteOnce"], "size": "1Gi"}},
             "etcd": {"bundled": {"size": "1Gi", "image": named(etcd), "resources": SMALL}},
             "redis": {"kind": "bundled", "bundled": {"size": "1Gi", "image": named(redis), "resources": SMALL}},
             "featureCache": {"replicas": 2, "resources": SMALL},
+            # No answer here may hang on how busy the machine is.
+            "config": {"feature_cache": {"redis": {"timeout": "2s"}}},
             "gateway": {"replicas": 2, "resources": SMALL},
             "registry": {"resources": SMALL},
             "worker": {"replicas": 2, "resources": SMALL},
@@ -113,6 +117,14 @@ class Release:
 
     def phase(self, name):
         return self.kubectl("get", "pod", name, "--output=jsonpath={.status.phase}")
+
+    def says(self, name, *arguments):
+        """What a command of Endcap's prints in a pod of its own."""
+        self.once(name, *arguments)
+        self.cluster.wait(name, lambda: self.phase(name) in ("Succeeded", "Failed"))
+        said = self.kubectl("logs", name)
+        assert self.phase(name) == "Succeeded", said
+        return said
 
     def kubectl(self, *command):
         return self.cluster.kubectl(f"--namespace={chart.NAMESPACE}", *command)
@@ -226,6 +238,50 @@ def test_pods_that_are_killed_come_back_and_no_request_fails(release):
     assert {pod["metadata"]["uid"] for pod in before.values()} - {p["metadata"]["uid"] for p in release.pods().values()}
 
 
+def features(release, *arguments):
+    """Asks a feature-cache, by its number."""
+    verb, cache, *rest = arguments
+    url = f"http://endcap-feature-cache-{cache}.endcap-feature-cache-headless:9430"
+    name = f"features-{next(release.numbers)}"
+    return release.says(name, "features", verb, "user/ada", *rest, f"--feature-cache={url}")
+
+
+def test_feature_caches_share_the_charts_redis_and_features_outlive_its_pod(release):
+    features(release, "put", 0, "user.affinity=0.5")
+    assert "0.5" in features(release, "get", 1)
+    release.kubectl("delete", "pod", "endcap-redis-0", "--grace-period=0", "--force")
+    release.cluster.wait("Redis again", release.is_whole)
+    assert "0.5" in features(release, "get", 1)
+
+
+def test_a_redis_of_ones_own_is_used_as_a_user_with_few_rights(release):
+    # What store/redis_store.rs says it needs, and nothing else; nobody else is let in.
+    rights = ["~endcap:*", *(f"+{name}" for name in "ping hset hgetall pexpire pttl multi exec".split())]
+    acl = ["--user", "default", "off", "--user", "ranking", "on", ">hush", *rights]
+    labels, here = {"app": "shops-redis"}, {"namespace": chart.NAMESPACE}
+    command = ["redis-server", "--protected-mode", "no", *acl]
+    container = {"name": "redis", "image": release.redis, "command": command}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "shops-redis", **here}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shops-redis", "labels": labels, **here}}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "shops-redis", **here}}
+    release.cluster.apply(
+        secret | {"stringData": {"word": "hush"}},
+        pod | {"spec": {"containers": [container]}},
+        service | {"spec": {"selector": labels, "ports": [{"port": 6379}]}},
+    )
+    external = {"url": "redis://shops-redis:6379/0", "user": "ranking"}
+    external["password"] = {"secretName": "shops-redis", "key": "word"}
+    release.values["redis"] = {"kind": "external", "external": external}
+    release.PODS, release.STAY = release.PODS - 1, release.STAY - 1
+    # Helm waits until the feature-caches are ready, which they are once Redis let them in.
+    release.change("upgrade", "first")
+    assert release.is_whole()
+    # Another Redis, in which nothing is known yet.
+    assert "not known" in features(release, "get", 0)
+    features(release, "put", 0, "user.affinity=0.75")
+    assert "0.75" in features(release, "get", 1)
+
+
 def test_an_eviction_waits_for_the_one_before(release):
     def evict(name):
         eviction = {
@@ -254,4 +310,4 @@ def test_what_is_uninstalled_leaves_its_history(release):
         for obj in release.cluster.objects(kind)
         if obj["metadata"]["namespace"] == chart.NAMESPACE
     ]
-    assert left == [name for name in left if name.startswith("kube-root-ca")]
+    assert [name for name in left if not name.startswith("kube-root-ca")] == ["shops-redis"]
