@@ -40,16 +40,20 @@ impl Cable {
         let address = |last| Ipv4Addr::new(198, 18 + (high & 1), high, (low & 0xfc) + last);
         let name = format!("ec{process}-{number}");
         let cable = Self { name, outside: address(1), inside: address(2), forwards: Vec::new() };
-        let (name, near) = (cable.name.as_str(), cable.near());
-        let (outside, inside) = (format!("{}/30", cable.outside), format!("{}/30", cable.inside));
+        cable.connect()?;
+        Ok(cable)
+    }
+
+    fn connect(&self) -> anyhow::Result<()> {
+        let (name, near) = (self.name.as_str(), self.near());
+        let (outside, inside) = (format!("{}/30", self.outside), format!("{}/30", self.inside));
         ip(&["netns", "add", name])?;
         ip(&["link", "add", &near, "type", "veth", "peer", "name", "far", "netns", name])?;
         ip(&["addr", "add", &outside, "dev", &near])?;
         ip(&["link", "set", &near, "up"])?;
         ip(&["-n", name, "addr", "add", &inside, "dev", "far"])?;
         ip(&["-n", name, "link", "set", "lo", "up"])?;
-        ip(&["-n", name, "link", "set", "far", "up"])?;
-        Ok(cable)
+        ip(&["-n", name, "link", "set", "far", "up"])
     }
 
     /// What runs a program in the namespace.
@@ -85,6 +89,25 @@ impl Cable {
         ip(&["-n", &self.name, "link", "set", "far", "up"])
     }
 
+    /// What is sent still arrives, but nothing comes back. Unlike a cable that is pulled, this side's kernel cannot know,
+    /// and waits ever longer between its attempts.
+    pub fn swallow(&self) -> anyhow::Result<()> {
+        ip(&["-n", &self.name, "route", "add", "blackhole", &self.outside.to_string()])
+    }
+
+    /// Another namespace takes its place, at the same address, which knows of no connection. What ran in it must have
+    /// ended.
+    pub fn replace(&self) -> anyhow::Result<()> {
+        self.cut()?;
+        self.connect()
+    }
+
+    fn cut(&self) -> anyhow::Result<()> {
+        // The far end goes with the near one.
+        ip(&["link", "del", &self.near()])?;
+        ip(&["netns", "del", &self.name])
+    }
+
     fn near(&self) -> String {
         format!("v{}", &self.name)
     }
@@ -92,11 +115,8 @@ impl Cable {
 
 impl Drop for Cable {
     fn drop(&mut self) {
-        // The near end goes with the far one.
-        for undo in [["link", "del", &self.near()], ["netns", "del", &self.name]] {
-            if let Err(error) = ip(&undo) {
-                eprintln!("{error:#}");
-            }
+        if let Err(error) = self.cut() {
+            eprintln!("{error:#}");
         }
     }
 }

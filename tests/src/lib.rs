@@ -8,6 +8,7 @@ pub mod otlp;
 pub mod processes;
 pub mod prometheus;
 pub mod registry;
+pub mod shoppers;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 

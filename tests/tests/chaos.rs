@@ -5,12 +5,14 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use endcap_bundle::test_util::TinyOptions;
 use endcap_feature_cache::test_util::RedisServer;
-use endcap_proto::pb::{self, DegradationReason as Reason, feature_service_client::FeatureServiceClient};
+use endcap_proto::pb::{self, DegradationReason as Reason};
 use endcap_tests::{
     eventually,
     load::{Load, Report},
     processes::{ProcessFleet, USUAL},
-    query, registry, timed, tiny,
+    registry,
+    shoppers::{put_features, ranked_for},
+    tiny,
 };
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -114,7 +116,7 @@ async fn feature_caches_of_one_redis_stand_in_for_each_other() {
         fleet.add(program, "feature-cache", &set).await.unwrap();
     }
     fleet.release(&bundle("one", 1.0, SHARDS)).await.unwrap();
-    put_features(&fleet, "feature-cache-1").await;
+    put_features(&fleet.url("feature-cache-1"), &USERS).await.unwrap();
     eventually("features are read", async || reasons(&fleet).await.is_empty()).await.unwrap();
 
     // Half of the users are asked of the one that is gone first. Its lease lasts, and its port refuses at once.
@@ -139,31 +141,15 @@ async fn feature_caches_of_one_redis_stand_in_for_each_other() {
     eventually("features are read again", async || reasons(&fleet).await.is_empty()).await.unwrap();
 }
 
-/// Users in the feature-caches.
-const USERS: std::ops::Range<u32> = 0..20;
+/// Enough that each of two feature-caches is asked of some first.
+const USERS: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
 
-async fn put_features(fleet: &ProcessFleet, cache: &str) {
-    let value = pb::FeatureValue { floats: vec![5.0], ints: Vec::new() };
-    let groups = USERS.map(|user| pb::FeatureGroup {
-        key: Some(pb::FeatureKey { namespace: "user".into(), entity_id: user.to_string() }),
-        values: [("user.affinity".to_owned(), value.clone())].into(),
-        ..Default::default()
-    });
-    let channel = endcap_tests::channel(&fleet.url(cache)).unwrap();
-    let request = pb::PutFeaturesRequest { groups: groups.collect() };
-    FeatureServiceClient::new(channel).put_features(timed(request)).await.unwrap();
-}
-
-/// What any of the users is told by any of the gateways; each is ranked for in full.
+/// What was done without, for any of the users, by any of the gateways.
 async fn reasons(fleet: &ProcessFleet) -> BTreeSet<Reason> {
     let mut seen = BTreeSet::new();
     for mut gateway in fleet.gateways().unwrap() {
         for user in USERS {
-            let mut ask = query("red kettle");
-            ask.get_mut().user_id = user.to_string();
-            let quality = gateway.recommend(ask).await.unwrap().into_inner().quality.unwrap();
-            assert_eq!(quality.rung(), pb::Rung::Full, "{quality:?}");
-            seen.extend(quality.degradation_reasons());
+            seen.extend(ranked_for(&mut gateway, user).await.unwrap().reasons);
         }
     }
     seen

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use endcap_bundle::{Bundle, BundleStore, test_util::TinyOptions};
 use endcap_feature_cache::test_util::RedisServer;
-use endcap_proto::pb::{
-    self, DegradationReason as Reason, feature_service_client::FeatureServiceClient,
-    recommend_request::Target,
+use endcap_proto::pb::{self, DegradationReason as Reason, recommend_request::Target};
+use endcap_tests::{
+    MODEL, TestFleet, eventually, query,
+    shoppers::{put_features, ranked_for},
+    timed, tiny,
 };
-use endcap_tests::{MODEL, TestFleet, eventually, query, timed, tiny};
 use endcap_types::RetrievalMode;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -143,13 +144,13 @@ async fn user_features_reach_the_ranking_and_their_absence_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let mut fleet = TestFleet::start(folder.path(), 1, &[]).await.unwrap();
     fleet.release(&tiny(&variant("features"), 2).unwrap().bytes).await.unwrap();
-    let (without, reasons) = ranked_for_ada(&fleet).await;
-    assert_eq!(reasons, [Reason::FeaturesMissing]);
-    put_adas_features(&fleet).await.unwrap();
+    let without = ranked_for(&mut fleet.gateway, "ada").await.unwrap();
+    assert_eq!(without.reasons, [Reason::FeaturesMissing]);
+    put_features(&fleet.fleet.feature_cache_url(), &["ada"]).await.unwrap();
     // The next request sees it.
-    let (with, reasons) = ranked_for_ada(&fleet).await;
-    assert_eq!(reasons, []);
-    assert_ne!(with, without, "the user's feature changed nothing");
+    let with = ranked_for(&mut fleet.gateway, "ada").await.unwrap();
+    assert_eq!(with.reasons, []);
+    assert_ne!(with.scores, without.scores, "the user's feature changed nothing");
     fleet.fleet.stop().await.unwrap();
 }
 
@@ -170,49 +171,29 @@ async fn fleets_of_one_redis_share_features_and_rank_without_them_while_it_is_go
     for fleet in [&mut writer, &mut reader] {
         fleet.release(&packed.bytes).await.unwrap();
     }
-    let (without, reasons) = ranked_for_ada(&reader).await;
-    assert_eq!(reasons, [Reason::FeaturesMissing]);
-    put_adas_features(&writer).await.unwrap();
-    let (with, reasons) = ranked_for_ada(&reader).await;
-    assert_eq!(reasons, []);
-    assert_ne!(with, without, "the user's feature changed nothing");
-    assert_eq!(ranked_for_ada(&writer).await, (with.clone(), vec![]));
+    let without = ranked_for(&mut reader.gateway, "ada").await.unwrap();
+    assert_eq!(without.reasons, [Reason::FeaturesMissing]);
+    let cache = writer.fleet.feature_cache_url();
+    put_features(&cache, &["ada"]).await.unwrap();
+    let with = ranked_for(&mut reader.gateway, "ada").await.unwrap();
+    assert_eq!(with.reasons, []);
+    assert_ne!(with.scores, without.scores, "the user's feature changed nothing");
+    assert_eq!(ranked_for(&mut writer.gateway, "ada").await.unwrap(), with);
 
     redis.stop();
-    assert_eq!(ranked_for_ada(&reader).await, (without, vec![Reason::FeaturesUnavailable]));
-    let refused = put_adas_features(&writer).await.unwrap_err();
+    let meanwhile = ranked_for(&mut reader.gateway, "ada").await.unwrap();
+    assert_eq!((meanwhile.scores, meanwhile.reasons), (without.scores, vec![Reason::FeaturesUnavailable]));
+    let refused = put_features(&cache, &["ada"]).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     redis.restart();
-    eventually("features are read again", async || ranked_for_ada(&reader).await == (with.clone(), vec![]))
-        .await
-        .unwrap();
+    eventually("features are read again", async || {
+        ranked_for(&mut reader.gateway, "ada").await.unwrap() == with
+    })
+    .await
+    .unwrap();
     for fleet in [writer, reader] {
         fleet.fleet.stop().await.unwrap();
     }
-}
-
-/// Items and the bits of their scores, and what was told to be missing.
-async fn ranked_for_ada(fleet: &TestFleet) -> (BTreeMap<String, u32>, Vec<Reason>) {
-    let mut ask = query("red kettle");
-    ask.get_mut().user_id = "ada".into();
-    let answer = fleet.gateway.clone().recommend(ask).await.unwrap().into_inner();
-    let quality = answer.quality.unwrap();
-    assert_eq!(quality.rung(), pb::Rung::Full, "{quality:?}");
-    let scores = answer.items.into_iter().map(|item| (item.item_id, item.score.to_bits())).collect();
-    (scores, quality.degradation_reasons().collect())
-}
-
-/// Writes the user feature of the tiny bundles.
-async fn put_adas_features(fleet: &TestFleet) -> Result<(), Status> {
-    let channel = endcap_tests::channel(&fleet.fleet.feature_cache_url()).unwrap();
-    let mut cache = FeatureServiceClient::new(channel);
-    let value = pb::FeatureValue { floats: vec![5.0], ints: Vec::new() };
-    let group = pb::FeatureGroup {
-        key: Some(pb::FeatureKey { namespace: "user".into(), entity_id: "ada".into() }),
-        values: [("user.affinity".to_owned(), value)].into(),
-        ..Default::default()
-    };
-    cache.put_features(timed(pb::PutFeaturesRequest { groups: vec![group] })).await.map(|_| ())
 }
 
 #[tokio::test(flavor = "multi_thread")]

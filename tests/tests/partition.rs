@@ -1,15 +1,21 @@
-//! A worker whose cable is pulled: nobody is told, packets vanish. Needs the right to make network namespaces; without
-//! it the test reads as ignored, by name.
+//! Networks that fail: nobody is told, packets vanish. Needs the right to make network namespaces; without it these
+//! tests read as ignored, by name.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::ensure;
 use endcap_bundle::test_util::TinyOptions;
+use endcap_feature_cache::test_util::RedisServer;
 use endcap_tests::{
+    TestFleet,
     cable::Cable,
     eventually,
     load::Load,
     processes::{ProcessFleet, USUAL},
+    shoppers::{put_features, ranked_for},
     tiny,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -19,12 +25,22 @@ const RATE: u32 = 40;
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::from_args();
-    let test = Trial::test("a_worker_that_is_cut_off_is_ejected_and_taken_back", || {
+    let tests = [
+        trial("a_worker_that_is_cut_off_is_ejected_and_taken_back", cut_off),
+        trial("a_redis_that_vanished_is_connected_to_anew", vanished),
+    ];
+    libtest_mimic::run(&arguments, tests.into()).exit_code()
+}
+
+fn trial<T>(name: &str, test: fn() -> T) -> Trial
+where
+    T: Future<Output = anyhow::Result<()>> + 'static,
+{
+    let run = move || {
         let runtime = tokio::runtime::Runtime::new()?;
-        runtime.block_on(cut_off()).map_err(|error| Failed::from(format!("{error:#}")))
-    })
-    .with_ignored_flag(!Cable::can_be_made());
-    libtest_mimic::run(&arguments, vec![test]).exit_code()
+        runtime.block_on(test()).map_err(|error| Failed::from(format!("{error:#}")))
+    };
+    Trial::test(name, run).with_ignored_flag(!Cable::can_be_made())
 }
 
 async fn cut_off() -> anyhow::Result<()> {
@@ -55,6 +71,46 @@ async fn cut_off() -> anyhow::Result<()> {
     println!("requests waited for the cut-off worker until {until:?} after");
     ensure!(until < Duration::from_secs(2), "requests waited for it until {until:?} after");
     Ok(())
+}
+
+async fn vanished() -> anyhow::Result<()> {
+    let cable = Cable::lay()?;
+    let mut redis = RedisServer::start_at(cable.inside, cable.wrapper()).await;
+    let url = redis.url();
+    let set = [("feature_cache.redis.url", url.as_str()), ("gateway.feature_budget", "1s")];
+    let folder = tempfile::tempdir()?;
+    let mut fleet = TestFleet::start(folder.path(), 1, &set).await?;
+    fleet.release(&tiny(&TinyOptions::default(), 2)?.bytes).await?;
+    eventually("features are written", async || {
+        put_features(&fleet.fleet.feature_cache_url(), &["ada"]).await.is_ok()
+    })
+    .await?;
+    let mut gateway = fleet.gateway.clone();
+    eventually("features are read", async || {
+        ranked_for(&mut gateway, "ada").await.is_ok_and(|ranked| ranked.reasons.is_empty())
+    })
+    .await?;
+
+    cable.swallow()?;
+    let silent = Instant::now();
+    // So long that the kernel's next attempt on the old connection is ten seconds away.
+    while silent.elapsed() < Duration::from_secs(16) {
+        let ranked = ranked_for(&mut gateway, "ada").await?;
+        ensure!(!ranked.reasons.is_empty(), "features were read where nothing comes back");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    redis.stop();
+    cable.replace()?;
+    redis.restart();
+    let answering = Instant::now();
+    eventually("features are read again", async || {
+        ranked_for(&mut gateway, "ada").await.is_ok_and(|ranked| ranked.reasons.is_empty())
+    })
+    .await?;
+    let took = answering.elapsed();
+    println!("features were read again after {took:?}");
+    ensure!(took < Duration::from_secs(5), "features were read again after {took:?} only");
+    fleet.fleet.stop().await
 }
 
 /// Waits until the worker is ready for some shard.

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -17,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A Redis that writes down what it is given.
 #[derive(Debug)]
 pub struct RedisServer {
+    wrapper: Vec<String>,
+    host: Ipv4Addr,
     port: u16,
     dir: TempDir,
     process: Child,
@@ -25,15 +28,20 @@ pub struct RedisServer {
 impl RedisServer {
     /// Starts a process and waits until it answers.
     pub async fn start() -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, Vec::new()).await
+    }
+
+    /// The same on another address, run by `wrapper`.
+    pub async fn start_at(host: Ipv4Addr, wrapper: Vec<String>) -> Self {
         let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
-        let server = Self { port, process: run(port, &dir), dir };
+        let server = Self { process: run(&wrapper, host, port, &dir), wrapper, host, port, dir };
         server.wait_until_it_answers().await;
         server
     }
 
     /// Without user and password.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        format!("redis://{}:{}/0", self.host, self.port)
     }
 
     /// `kill -9`.
@@ -44,7 +52,7 @@ impl RedisServer {
 
     /// Starts it again after [`Self::stop`], on the data it has; does not wait.
     pub fn restart(&mut self) {
-        self.process = run(self.port, &self.dir);
+        self.process = run(&self.wrapper, self.host, self.port, &self.dir);
     }
 
     /// What it answers to a command.
@@ -78,11 +86,15 @@ impl Drop for RedisServer {
     }
 }
 
-fn run(port: u16, dir: &TempDir) -> Child {
+fn run(wrapper: &[String], host: Ipv4Addr, port: u16, dir: &TempDir) -> Child {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/redis/redis-server");
     assert!(program.exists(), "{} is missing; `make setup-tests` gets it", program.display());
-    let mut command = Command::new(program);
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes"]);
+    let mut words = wrapper.to_vec();
+    words.push(program.display().to_string());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).args(["--port", &port.to_string(), "--bind", &host.to_string()]);
+    // Whoever is on the machine may ask it, which is refused on other addresses than the loopback's by default.
+    command.args(["--appendonly", "yes", "--protected-mode", "no"]);
     command.arg("--dir").arg(dir.path()).arg("--logfile").arg(dir.path().join("log"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
 }

@@ -13,6 +13,7 @@ use prost::Message as _;
 use redis::{
     Client, FromRedisValue as _, Pipeline, RedisError, Value,
     aio::{ConnectionManager, ConnectionManagerConfig},
+    io::tcp::TcpSettings,
 };
 
 use super::{Group, Key, StoreError, Stored};
@@ -20,6 +21,9 @@ use crate::{config::RedisConfig, request::to_wire};
 
 /// The field beside the features that holds the time to live.
 const TTL: &[u8] = b"";
+/// A connection on which nothing was acknowledged for so long is lost. Else the kernel would go on trying it for a
+/// quarter of an hour, in which nobody connects to whatever took the server's place.
+const LOST: Duration = Duration::from_secs(2);
 /// By field of the hash.
 type Fields = HashMap<Vec<u8>, Vec<u8>>;
 
@@ -38,7 +42,8 @@ impl std::fmt::Debug for Redis {
 impl Redis {
     /// Connects when it is first asked, and again whenever the connection was lost.
     pub(super) fn new(config: RedisConfig) -> Result<Self, StoreError> {
-        let client = Client::open(config.server)?;
+        let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(LOST);
+        let client = Client::open(config.server.set_tcp_settings(tcp))?;
         // No waiting between attempts: whoever asks next makes one, and is told why it failed.
         let manager = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(config.timeout))
@@ -91,7 +96,17 @@ impl Redis {
     async fn ask(&self, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
         // One connection carries all requests: a clone of it is a handle.
         let mut connection = self.connection.clone();
-        let answered = tokio::time::timeout(self.timeout, pipeline.query_async(&mut connection)).await;
+        let asked = async {
+            match pipeline.query_async(&mut connection).await {
+                // It was closed since it was last used, which shows only now. Another one is being made, and to be asked
+                // twice changes nothing.
+                Err(error) if error.is_connection_dropped() && !error.is_connection_refusal() => {
+                    pipeline.query_async(&mut connection).await
+                }
+                answered => answered,
+            }
+        };
+        let answered = tokio::time::timeout(self.timeout, asked).await;
         Ok(answered.map_err(|_elapsed| StoreError::Late { timeout: self.timeout })??)
     }
 

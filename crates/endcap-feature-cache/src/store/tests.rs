@@ -157,6 +157,18 @@ async fn while_it_is_gone_errors_say_so_in_time_and_then_all_is_as_before() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_closed_since_costs_nobody_an_answer() {
+    let server = RedisServer::start().await;
+    let store = store(&server);
+    for _ in 0..20 {
+        store.put(vec![put("ada", "user.a", number(1.0), None)]).await.unwrap();
+        let closed = server.say(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+        assert!(matches!(closed, redis::Value::Int(1..)), "{closed:?}");
+        assert!(one(&store, "ada").await.is_some());
+    }
+}
+
+#[tokio::test]
 async fn a_frozen_redis_is_not_waited_for() {
     let server = RedisServer::start().await;
     let config = RedisConfig { timeout: Duration::from_millis(100), ..config(&server) };
