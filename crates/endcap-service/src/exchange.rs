@@ -13,7 +13,7 @@ use endcap_proto::pb::{
 use endcap_types::{ErrorCode, Violations};
 use futures::{
     FutureExt as _, Stream, StreamExt as _,
-    future::{AbortHandle, Abortable, BoxFuture},
+    future::{AbortHandle, Abortable, BoxFuture, Fuse},
     stream::FuturesUnordered,
 };
 use prost::Message as _;
@@ -70,7 +70,7 @@ pub fn serve<S: ShardService>(
         replies,
         in_flight: FuturesUnordered::new(),
         handles: HashMap::new(),
-        draining: Some(draining),
+        drained: draining.cancelled_owned().boxed().fuse(),
     };
     let token = tasks.token();
     tasks.spawn("exchange", async move { token.run_until_cancelled(exchange.run()).await });
@@ -89,8 +89,8 @@ struct Exchange<S> {
     /// at once, and replies go before new frames.
     in_flight: FuturesUnordered<Abortable<BoxFuture<'static, u64>>>,
     handles: HashMap<u64, AbortHandle>,
-    /// Nothing once goodbye was said.
-    draining: Option<CancellationToken>,
+    /// Ready once, when it is time for a goodbye.
+    drained: Fuse<BoxFuture<'static, ()>>,
 }
 
 impl<S: ShardService> Exchange<S> {
@@ -119,7 +119,10 @@ impl<S: ShardService> Exchange<S> {
                         self.handles.remove(&sequence);
                     }
                 }
-                () = say_goodbye(&self.replies, self.draining.as_ref()) => self.draining = None,
+                () = &mut self.drained => {
+                    let reply = Some(Reply::Goodbye(pb::Goodbye {}));
+                    let _nobody = self.replies.send(Ok(pb::ExchangeResponse { sequence: 0, reply })).await;
+                }
                 frame = next_frame(&mut self.frames, &self.replies) => match frame {
                     Some(frame) => self.take(frame?)?,
                     None => self.frames = None,
@@ -233,23 +236,15 @@ fn too_large(bytes: usize) -> RemoteError {
     }
 }
 
-/// Tells the gateway, once it is time and there is room.
-async fn say_goodbye(replies: &Sender<Said>, draining: Option<&CancellationToken>) {
-    match draining {
-        Some(token) => token.cancelled().await,
-        None => std::future::pending().await,
-    }
-    let reply = Some(Reply::Goodbye(pb::Goodbye {}));
-    let _nobody = replies.send(Ok(pb::ExchangeResponse { sequence: 0, reply })).await;
-}
-
 /// The next frame, once there is room for an answer.
 async fn next_frame(
     frames: &mut Option<Streaming<pb::ExchangeRequest>>,
     replies: &Sender<Said>,
 ) -> Option<Result<pb::ExchangeRequest, Status>> {
     let Some(frames) = frames else { return std::future::pending().await };
-    drop(replies.reserve().await);
+    if replies.capacity() == 0 {
+        drop(replies.reserve().await);
+    }
     frames.next().await
 }
 
