@@ -7,7 +7,7 @@ use endcap_proto::pb::{
     self, DegradationReason, feature_service_client::FeatureServiceClient,
     recommend_service_client::RecommendServiceClient,
 };
-use tonic::{Status, transport::Channel};
+use tonic::transport::Channel;
 
 use crate::{channel, query, timed};
 
@@ -21,16 +21,16 @@ pub struct Ranked {
 }
 
 /// Writes the user feature of the tiny bundles for these users.
-pub async fn put_features(cache: &str, users: &[&str]) -> Result<(), Status> {
+pub async fn put_features(cache: &str, users: &[&str]) -> anyhow::Result<()> {
     let value = pb::FeatureValue { floats: vec![5.0], ints: Vec::new() };
     let group = |user: &&str| pb::FeatureGroup {
         key: Some(pb::FeatureKey { namespace: "user".into(), entity_id: (*user).to_owned() }),
         values: [("user.affinity".to_owned(), value.clone())].into(),
         ..Default::default()
     };
-    let channel = channel(cache).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let request = pb::PutFeaturesRequest { groups: users.iter().map(group).collect() };
-    FeatureServiceClient::new(channel).put_features(timed(request)).await.map(|_| ())
+    FeatureServiceClient::new(channel(cache)?).put_features(timed(request)).await?;
+    Ok(())
 }
 
 /// Asks for a user, and fails unless everything else than features was there.

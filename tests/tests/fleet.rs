@@ -184,6 +184,7 @@ async fn fleets_of_one_redis_share_features_and_rank_without_them_while_it_is_go
     let meanwhile = ranked_for(&mut reader.gateway, "ada").await.unwrap();
     assert_eq!((meanwhile.scores, meanwhile.reasons), (without.scores, vec![Reason::FeaturesUnavailable]));
     let refused = put_features(&cache, &["ada"]).await.unwrap_err();
+    let refused = refused.downcast::<Status>().unwrap();
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     redis.restart();
     eventually("features are read again", async || {
