@@ -93,13 +93,11 @@ impl Binding {
         mut given: BTreeMap<FeatureName, FeatureValue>,
     ) -> Result<QueryFeatures, InferError> {
         let mut violations = Violations::default();
-        let mut constants = Vec::new();
+        let mut constants = Constants::default();
         for slot in &self.given {
             let value = given.remove(&slot.spec.name);
-            let value = value
-                .map_or_else(|| Some(slot.spec.default.clone()), |v| checked(v, &slot.spec, &mut violations));
-            if let Some(value) = value.and_then(|value| value.into_dtype(slot.spec.dtype)) {
-                constants.push((slot.input, slot.offset, value));
+            if let Some(value) = value.and_then(|value| checked(value, &slot.spec, &mut violations)) {
+                constants.push(slot, value);
             }
         }
         for name in given.keys().filter(|name| name.namespace() == Namespace::Context) {
@@ -108,7 +106,7 @@ impl Binding {
         violations.or(())?;
         let tokens = QueryTokens::of(query);
         for slot in &self.query {
-            constants.push((slot.input, slot.offset, FeatureValue::F32(vec![count(tokens.all.len())])));
+            constants.push(slot, FeatureValue::F32(vec![count(tokens.all.len())]));
         }
         let vector = vector.map(<[f32]>::to_vec);
         Ok(QueryFeatures { constants, tokens, vector, places: Places::default(), is_placed: false })
@@ -126,7 +124,7 @@ impl Binding {
         let lookups = self.matches.iter().map(|slot| Lookup::of(slot, shard, query, &self.lexical));
         let lookups: Vec<_> = lookups.collect();
         for (input, tensor) in tensors.iter_mut().enumerate() {
-            for (_, offset, value) in query.constants.iter().filter(|(slot_input, ..)| *slot_input == input) {
+            for (_, offset, value) in query.constants.0.iter().filter(|(of, ..)| *of == input) {
                 write_everywhere(tensor, *offset, value);
             }
             let width = tensor.width;
@@ -146,13 +144,33 @@ impl Binding {
 /// What of a request is the same for all of its items.
 #[derive(Debug, Clone)]
 pub struct QueryFeatures {
-    /// Input, offset and numbers.
-    constants: Vec<(usize, usize, FeatureValue)>,
+    constants: Constants,
     pub(crate) tokens: QueryTokens,
     pub(crate) vector: Option<Vec<f32>>,
     pub(crate) places: Places,
     /// Whether anybody said where items stand in the whole catalogue.
     pub(crate) is_placed: bool,
+}
+
+/// Numbers that go into every row: input, offset and numbers. Those that lie beside each other are one entry, so that a
+/// row is written in few pieces.
+#[derive(Debug, Clone, Default)]
+struct Constants(Vec<(usize, usize, FeatureValue)>);
+
+impl Constants {
+    fn push(&mut self, slot: &Slot, value: FeatureValue) {
+        if let Some((input, offset, before)) = self.0.last_mut()
+            && *input == slot.input
+            && *offset + before.len() == slot.offset
+        {
+            match (before, &value) {
+                (FeatureValue::F32(before), FeatureValue::F32(value)) => return before.extend(value),
+                (FeatureValue::I64(before), FeatureValue::I64(value)) => return before.extend(value),
+                _ => {}
+            }
+        }
+        self.0.push((slot.input, slot.offset, value));
+    }
 }
 
 impl QueryFeatures {
@@ -166,26 +184,27 @@ impl QueryFeatures {
 
 /// The value if it fits its feature; else nothing and a violation.
 fn checked(value: FeatureValue, spec: &FeatureSpec, violations: &mut Violations) -> Option<FeatureValue> {
-    let field = format!("features[{:?}]", spec.name.as_str());
+    let field = || format!("features[{:?}]", spec.name.as_str());
     if value.len() != spec.width {
-        violations.push(field, format!("has {} numbers; expected {}", value.len(), spec.width));
+        violations.push(field(), format!("has {} numbers; expected {}", value.len(), spec.width));
         return None;
     }
     if let FeatureValue::F32(values) = &value
         && let Some(found) = values.iter().find(|value| !value.is_finite())
     {
-        violations.push(field, format!("holds {found}; expected finite numbers"));
+        violations.push(field(), format!("holds {found}; expected finite numbers"));
         return None;
     }
     let found = value.dtype();
     let fitting = value.into_dtype(spec.dtype);
     if fitting.is_none() {
-        violations.push(field, format!("is {found:?}; expected {:?}", spec.dtype));
+        violations.push(field(), format!("is {found:?}; expected {:?}", spec.dtype));
     }
     fitting
 }
 
-fn write_everywhere(tensor: &mut Tensor, offset: usize, value: &FeatureValue) {
+/// Into every row of an input.
+pub(crate) fn write_everywhere(tensor: &mut Tensor, offset: usize, value: &FeatureValue) {
     let width = tensor.width.max(1);
     match (&mut tensor.data, value) {
         (TensorData::F32(rows), FeatureValue::F32(value)) => {
@@ -204,4 +223,39 @@ fn write_everywhere(tensor: &mut Tensor, offset: usize, value: &FeatureValue) {
 #[expect(clippy::cast_precision_loss, reason = "counts of a query's tokens")]
 pub(crate) fn count(number: usize) -> f32 {
     number as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(input: usize, offset: usize, dtype: DType) -> Slot {
+        let default = FeatureValue::F32(vec![0.0]);
+        let name = "context.x".parse().unwrap();
+        let spec = FeatureSpec { name, dtype, width: 1, default, ttl_s: None, compute: None };
+        Slot { input, offset, spec }
+    }
+
+    #[test]
+    fn numbers_beside_each_other_are_written_at_once() {
+        let mut constants = Constants::default();
+        for (offset, values) in [(2, vec![1.0]), (3, vec![2.0, 3.0]), (6, vec![4.0])] {
+            constants.push(&slot(0, offset, DType::F32), FeatureValue::F32(values));
+        }
+        for (offset, values) in [(7, vec![5]), (8, vec![6])] {
+            constants.push(&slot(1, offset, DType::I64), FeatureValue::I64(values));
+        }
+        let expected = [
+            (0, 2, FeatureValue::F32(vec![1.0, 2.0, 3.0])),
+            (0, 6, FeatureValue::F32(vec![4.0])),
+            (1, 7, FeatureValue::I64(vec![5, 6])),
+        ];
+        assert_eq!(constants.0, expected);
+        let mut tensor = Tensor { width: 8, data: TensorData::zeros(DType::F32, 16) };
+        for (_, offset, value) in &constants.0[..2] {
+            write_everywhere(&mut tensor, *offset, value);
+        }
+        let row = [0.0, 0.0, 1.0, 2.0, 3.0, 0.0, 4.0, 0.0];
+        assert_eq!(tensor.data, TensorData::F32([row, row].concat()));
+    }
 }

@@ -11,6 +11,7 @@ mod executor;
 mod golden;
 mod graph;
 mod index;
+mod item_ids;
 mod lexical;
 mod matching;
 mod metrics;

@@ -2,16 +2,17 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
 };
 
 use endcap_bundle::{Column, ItemTable};
-use endcap_types::{Compute, DType, FeatureValue, ItemId};
+use endcap_types::{Compute, DType, FeatureValue};
 
 use crate::{
     LoadError, QueryFeatures, Tensor, TensorData,
-    binding::{Binding, Slot},
+    binding::{Binding, Slot, write_everywhere},
     index::{VectorIndex, VectorOptions},
+    item_ids::ItemIds,
     words::Words,
 };
 
@@ -19,11 +20,10 @@ use crate::{
 #[derive(Debug)]
 pub struct ShardTable {
     /// Ascending, so that the order of rows is the order in which ties are broken.
-    ids: Vec<ItemId>,
-    rows: HashMap<ItemId, u32>,
+    ids: ItemIds,
     columns: BTreeMap<String, Column>,
     vectors: Option<VectorIndex>,
-    /// Per model input: every item's row with the item's own columns in place.
+    /// Per model input: every item's row with the item's own columns in place, and defaults for what requests bring.
     templates: Vec<Tensor>,
     words: Words,
 }
@@ -59,6 +59,11 @@ impl ShardTable {
         for slot in &binding.items {
             lay_out(&mut templates[slot.input], slot, &table)?;
         }
+        for slot in &binding.given {
+            if let Some(default) = slot.spec.default.clone().into_dtype(slot.spec.dtype) {
+                write_everywhere(&mut templates[slot.input], slot.offset, &default);
+            }
+        }
         let reads_vectors =
             |slot: &&Slot| matches!(slot.spec.compute, Some(Compute::VectorScore | Compute::VectorBelowTop));
         if let Some(slot) = binding.matches.iter().find(reads_vectors)
@@ -72,10 +77,9 @@ impl ShardTable {
             });
         }
         let words = Words::build(binding, &table)?;
-        let rows = table.ids.iter().cloned().zip(0..).collect();
         let ItemTable { ids, columns, vectors } = table;
         let vectors = vectors.map(|vectors| VectorIndex::build(vectors, options)).transpose()?;
-        Ok(Self { ids, rows, columns, vectors, templates, words })
+        Ok(Self { ids: ItemIds::new(ids), columns, vectors, templates, words })
     }
 
     pub fn len(&self) -> usize {
@@ -87,11 +91,11 @@ impl ShardTable {
     }
 
     pub fn item_id(&self, row: u32) -> &str {
-        &self.ids[row as usize]
+        self.ids.id(row)
     }
 
     pub fn row_of(&self, item_id: &str) -> Option<u32> {
-        self.rows.get(item_id).copied()
+        self.ids.row(item_id)
     }
 
     pub fn has_column(&self, column: &str) -> bool {
@@ -146,11 +150,10 @@ impl ShardTable {
 
     /// What it takes, within a few percent.
     pub fn memory_bytes(&self) -> u64 {
-        let ids: u64 = self.ids.iter().map(|id| 2 * (id.len() as u64 + 24) + 16).sum();
         let columns: u64 = self.columns.values().map(column_bytes).sum();
         let vectors = self.vectors.as_ref().map_or(0, VectorIndex::bytes);
         let templates: u64 = self.templates.iter().map(tensor_bytes).sum();
-        ids + columns + vectors + templates + self.words.bytes()
+        self.ids.bytes() + columns + vectors + templates + self.words.bytes()
     }
 
     /// Copies of these items' rows, per input, in the memory of `spare` where that fits.

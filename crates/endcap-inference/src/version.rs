@@ -141,7 +141,7 @@ impl VersionModel {
         }
     }
 
-    /// What of the rows depends on the request alone: defaults filled in, given values checked.
+    /// What of the rows depends on the request alone. What is not given stays at its default.
     pub fn query_features(
         &self,
         query: &str,
