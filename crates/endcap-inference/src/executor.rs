@@ -132,7 +132,8 @@ impl Executor {
     ) -> Result<usize, InferError> {
         let mut width = 0;
         for (inputs, rows) in sizes {
-            let (job, _answer) = self.shared.job(inputs, rows, Instant::now())?;
+            let now = Instant::now();
+            let (job, _answer) = self.shared.job(inputs, rows, now, now)?;
             let (cells, batch) = (job.cells, [job]);
             let mut lanes = std::mem::take(&mut self.shared.state.lock().idle);
             let mut quickest = Duration::MAX;
@@ -159,9 +160,10 @@ impl Executor {
         rows: usize,
         deadline: tokio::time::Instant,
     ) -> Result<Ran, InferError> {
-        let counting = self.counters.begin(rows);
+        let arrived = Instant::now();
+        let counting = self.counters.begin(rows, arrived);
         let longest = self.shared.options.inline_max;
-        let (place, answer) = self.shared.submit(inputs, rows, deadline.into_std())?;
+        let (place, answer) = self.shared.submit(inputs, rows, arrived, deadline.into_std())?;
         if !longest.is_zero() {
             // Tasks that are ready publish their rows first; where there are none, this takes a microsecond.
             tokio::task::yield_now().await;
@@ -174,7 +176,8 @@ impl Executor {
     /// are all that it runs.
     pub fn run_blocking(&self, inputs: Vec<Tensor>, rows: usize) -> Result<Ran, InferError> {
         let patience = Duration::from_secs(60);
-        let (place, answer) = self.shared.submit(inputs, rows, Instant::now() + patience)?;
+        let arrived = Instant::now();
+        let (place, answer) = self.shared.submit(inputs, rows, arrived, arrived + patience)?;
         self.shared.run_alone(place.number);
         answer.blocking_recv().unwrap_or(Err(InferError::Closed))
     }
@@ -222,10 +225,11 @@ impl Shared {
         &self,
         inputs: Vec<Tensor>,
         rows: usize,
+        arrived: Instant,
         deadline: Instant,
     ) -> Result<(Place<'_>, Answer), InferError> {
-        let (mut job, answer) = self.job(inputs, rows, deadline)?;
-        let remaining = deadline.saturating_duration_since(job.arrived);
+        let (mut job, answer) = self.job(inputs, rows, arrived, deadline)?;
+        let remaining = deadline.saturating_duration_since(arrived);
         if remaining.is_zero() {
             self.meters.expired_on_arrival.increment(1);
             return Err(InferError::Expired { queued: Duration::ZERO });
@@ -237,7 +241,13 @@ impl Shared {
     }
 
     /// A job whose inputs are what the model reads: a wrong length would shift its neighbours' rows.
-    fn job(&self, inputs: Vec<Tensor>, rows: usize, deadline: Instant) -> Result<(Job, Answer), InferError> {
+    fn job(
+        &self,
+        inputs: Vec<Tensor>,
+        rows: usize,
+        arrived: Instant,
+        deadline: Instant,
+    ) -> Result<(Job, Answer), InferError> {
         let expected = self.options.inputs.len();
         if inputs.len() != expected {
             let detail = format!("{} inputs were given; expected {expected}", inputs.len());
@@ -252,17 +262,18 @@ impl Shared {
         }
         let cells = rows * inputs.first().map_or(1, |input| input.width.max(1));
         let (reply, answer) = oneshot::channel();
-        let arrived = Instant::now();
         Ok((Job { inputs, rows, cells, arrived, deadline, share: 0.0, reply }, answer))
     }
 
     /// Runs what waits until the job at `place` is done, for at most about `longest`; then, or if no session is idle,
     /// leaves it to the threads.
     fn combine(&self, place: u64, longest: Duration) {
-        let began = Instant::now();
+        // Most find that a neighbour ran their rows, and need no clock.
+        let mut began = None;
         let mut state = self.state.lock();
         while state.queue.holds(place) {
-            let seconds = longest.saturating_sub(began.elapsed()).as_secs_f64();
+            let spent = began.get_or_insert_with(Instant::now).elapsed();
+            let seconds = longest.saturating_sub(spent).as_secs_f64();
             let limits = Limits { rows: self.options.max_batch_rows, seconds };
             let next = if longest.is_zero() { None } else { state.next(limits, &self.meters) };
             let Some((mut lane, batch)) = next else {

@@ -34,15 +34,33 @@ pub struct Statistics {
 }
 
 /// Counts the requests of one model.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
+    created: Instant,
     success: Total,
     fail: Total,
     queue: Total,
     infer: Total,
     rows: AtomicU64,
     executions: AtomicU64,
-    last_millis: AtomicU64,
+    /// When the last one was answered, in nanoseconds since the counters are there; 0 for never.
+    last_nanos: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let total = Total::default;
+        Self {
+            created: Instant::now(),
+            success: total(),
+            fail: total(),
+            queue: total(),
+            infer: total(),
+            rows: AtomicU64::new(0),
+            executions: AtomicU64::new(0),
+            last_nanos: AtomicU64::new(0),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -61,8 +79,8 @@ pub(crate) struct Counting<'a> {
 }
 
 impl Counters {
-    pub(crate) fn begin(&self, rows: usize) -> Counting<'_> {
-        Counting { counters: self, rows, began: Instant::now(), answered: false }
+    pub(crate) fn begin(&self, rows: usize, began: Instant) -> Counting<'_> {
+        Counting { counters: self, rows, began, answered: false }
     }
 
     pub(crate) fn read(&self) -> Statistics {
@@ -73,8 +91,19 @@ impl Counters {
             infer: self.infer.read(),
             rows: self.rows.load(Relaxed),
             executions: self.executions.load(Relaxed),
-            last_millis: self.last_millis.load(Relaxed),
+            last_millis: self.last_millis(),
         }
+    }
+
+    /// By the wall's clock, which only whoever asks need read.
+    fn last_millis(&self) -> u64 {
+        let last = Duration::from_nanos(self.last_nanos.load(Relaxed));
+        if last.is_zero() {
+            return 0;
+        }
+        let ago = self.created.elapsed().saturating_sub(last);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(ago);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -83,13 +112,13 @@ impl Counting<'_> {
         if let Ok(ran) = &outcome {
             self.answered = true;
             let counters = self.counters;
-            counters.success.add(self.began.elapsed());
+            let now = Instant::now();
+            counters.success.add(now.saturating_duration_since(self.began));
             counters.queue.add(ran.queued);
             counters.infer.add(ran.inferred);
             counters.rows.fetch_add(self.rows as u64, Relaxed);
             counters.executions.fetch_add(u64::from(ran.led), Relaxed);
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            counters.last_millis.fetch_max(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
+            counters.last_nanos.fetch_max(nanos(now.saturating_duration_since(counters.created)), Relaxed);
         }
         outcome
     }
@@ -103,10 +132,14 @@ impl Drop for Counting<'_> {
     }
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Total {
     fn add(&self, time: Duration) {
         self.count.fetch_add(1, Relaxed);
-        self.nanos.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.nanos.fetch_add(nanos(time), Relaxed);
     }
 
     fn read(&self) -> Sum {

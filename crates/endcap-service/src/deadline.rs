@@ -13,6 +13,10 @@ impl Deadline {
         Self(Instant::now() + remaining)
     }
 
+    pub(crate) fn at(instant: Instant) -> Self {
+        Self(instant)
+    }
+
     /// The caller's deadline, or `default` from now for a caller who brought none.
     pub fn of<T>(request: &tonic::Request<T>, default: Duration) -> Self {
         request.extensions().get::<Self>().copied().unwrap_or_else(|| Self::after(default))

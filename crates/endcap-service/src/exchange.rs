@@ -5,7 +5,12 @@
 //! that does not read holds no places, and nothing is left behind when the stream is dropped. Scans, and runs longer
 //! than `worker.inline_max`, have threads of their own.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use endcap_proto::pb::{
     self, exchange_request::Call, exchange_response::Reply, shard_service_server::ShardService,
@@ -142,60 +147,65 @@ impl<S: ShardService> Exchange<S> {
             return Ok(());
         }
         let id = RequestId::from_header(Some(frame.request_id.as_bytes()));
-        if self.handles.contains_key(&sequence) {
+        let Entry::Vacant(place) = self.handles.entry(sequence) else {
             let mut violations = Violations::default();
             violations.push("sequence", format!("{sequence} is still in flight; number calls distinctly"));
             return Err(to_status(&violations, &id));
-        }
-        let (handle, registration) = AbortHandle::new_pair();
-        self.handles.insert(sequence, handle);
-        let work = call(Arc::clone(&self.service), self.calls.clone(), frame, id);
-        let replies = self.replies.clone();
-        let answered = async move {
-            let reply = Some(work.await);
-            let _nobody = replies.send(Ok(pb::ExchangeResponse { sequence, reply })).await;
-            sequence
         };
-        self.in_flight.push(Abortable::new(answered.boxed(), registration));
+        let (handle, registration) = AbortHandle::new_pair();
+        let _placed = place.insert(handle);
+        let work = call(Arc::clone(&self.service), self.calls.clone(), frame, id, self.replies.clone());
+        self.in_flight.push(Abortable::new(work.boxed(), registration));
         Ok(())
     }
 }
 
-/// One call, as the layer stack and the handler would treat it if it came alone.
-async fn call<S: ShardService>(
+/// One call, as the layer stack and the handler would treat it if it came alone. Its reply is handed over; then it names
+/// itself.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn has room for its arguments twice, and each call is moved"
+)]
+fn call<S: ShardService>(
     service: Arc<S>,
     calls: CallLayer,
     frame: pb::ExchangeRequest,
     id: RequestId,
-) -> Reply {
-    let started = Instant::now();
-    let rpc = match frame.call {
-        Some(Call::Encode(_)) => "Encode",
-        _ => "Score",
-    };
-    let begun = calls.begin(rpc, &id, &traces::Line(frame.traceparent));
-    let deadline = before_caller(Duration::from_micros(frame.remaining_us));
-    let work = async {
-        match frame.call {
-            Some(Call::Score(message)) => {
-                let answered = service.score(with(message, &id, deadline)).await;
-                answered.map(|answer| Reply::Score(answer.into_inner()))
+    replies: Sender<Said>,
+) -> impl Future<Output = u64> {
+    async move {
+        let sequence = frame.sequence;
+        let started = Instant::now();
+        let rpc = match frame.call {
+            Some(Call::Encode(_)) => "Encode",
+            _ => "Score",
+        };
+        let begun = calls.begin(rpc, &id, &traces::Line(frame.traceparent), started);
+        let deadline = before_caller(started, Duration::from_micros(frame.remaining_us));
+        let work = async {
+            match frame.call {
+                Some(Call::Score(message)) => {
+                    let answered = service.score(with(message, &id, deadline)).await;
+                    answered.map(|answer| Reply::Score(answer.into_inner()))
+                }
+                Some(Call::Encode(message)) => {
+                    let answered = service.encode(with(message, &id, deadline)).await;
+                    answered.map(|answer: Response<_>| Reply::Encode(answer.into_inner()))
+                }
+                Some(Call::Cancel(_)) | None => Err(to_status(&unknown_call(), &id)),
             }
-            Some(Call::Encode(message)) => {
-                let answered = service.encode(with(message, &id, deadline)).await;
-                answered.map(|answer: Response<_>| Reply::Encode(answer.into_inner()))
-            }
-            Some(Call::Cancel(_)) | None => Err(to_status(&unknown_call(), &id)),
-        }
-    };
-    let guarded = async {
-        let outcome = calls.guard_one(deadline, work).await;
-        let outcome = outcome.unwrap_or_else(|error| Err(to_status(&error, &id)));
-        calls.record(rpc, outcome.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
-        outcome
-    };
-    let outcome = begun.run(guarded).await;
-    fitting(outcome.unwrap_or_else(|status| Reply::Error(to_call_error(&status))), &id)
+        };
+        let guarded = async {
+            let outcome = calls.guard_one(started, deadline, work).await;
+            let outcome = outcome.unwrap_or_else(|error| Err(to_status(&error, &id)));
+            calls.record(rpc, outcome.as_ref().map_or_else(Status::code, |_| Code::Ok), started);
+            outcome
+        };
+        let outcome = begun.run(guarded).await;
+        let reply = fitting(outcome.unwrap_or_else(|status| Reply::Error(to_call_error(&status))), &id);
+        let _nobody = replies.send(Ok(pb::ExchangeResponse { sequence, reply: Some(reply) })).await;
+        sequence
+    }
 }
 
 /// A frame that is too large would end the stream, with everyone else's calls.

@@ -124,10 +124,10 @@ where
         request.extensions_mut().insert(Calls(layer.clone()));
         request.extensions_mut().insert(InFlightLimit(layer.limit.now()));
         let rpc = rpc_name(request.uri().path());
-        let begun = Begun::new(layer.role, rpc, &id, &traces::Headers(request.headers()));
+        let begun = Begun::new(layer.role, rpc, &id, &traces::Headers(request.headers()), started);
 
         Box::pin(begun.run(async move {
-            let outcome = layer.handle(inner, request).await;
+            let outcome = layer.handle(inner, request, started).await;
             let mut response = match outcome {
                 Ok(response) => response,
                 Err(error) => to_status(&error, &id).into_http(),
@@ -149,40 +149,42 @@ impl CallLayer {
         &self,
         mut inner: S,
         mut request: http::Request<Body>,
+        started: Instant,
     ) -> Result<http::Response<Body>, CallError>
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
     {
-        let deadline = deadline(&request);
+        let deadline = deadline(&request, started);
         // Whoever asks whether a full server is well must hear that it is.
         let place = if is_probe(request.uri().path()) { None } else { Some(&*self.limit) };
         let called = async move {
             let Ok(response) = inner.call(request_with(&mut request, deadline)).await;
             response
         };
-        self.guard(place, deadline, code_of, called).await
+        self.guard(place, (started, deadline), code_of, called).await
     }
 
     /// Runs the work of a call that a stream brought.
     pub(crate) fn guard_one<T>(
         &self,
+        started: Instant,
         deadline: Deadline,
         work: impl Future<Output = Result<T, Status>>,
     ) -> impl Future<Output = Result<Result<T, Status>, CallError>> {
         let code = |outcome: &Result<T, Status>| outcome.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        self.guard(Some(&*self.limit), Some(deadline), code, work)
+        self.guard(Some(&*self.limit), (started, Some(deadline)), code, work)
     }
 
     /// Runs one call's work within its deadline, the limit if it needs a place, and a guard against panics.
     async fn guard<T>(
         &self,
         limit: Option<&Limit>,
-        deadline: Option<Deadline>,
+        (started, deadline): (Instant, Option<Deadline>),
         code: impl FnOnce(&T) -> Code,
         work: impl Future<Output = T>,
     ) -> Result<T, CallError> {
         // Before the limit: a call that nobody waits for must not take a place.
-        if deadline.is_some_and(Deadline::is_expired) {
+        if deadline.is_some_and(|deadline| deadline.instant() <= started) {
             metrics::expired("arrival");
             return Err(CallError::ExpiredOnArrival);
         }
@@ -200,7 +202,6 @@ impl CallLayer {
                 .map_err(|panic| CallError::Panicked { message: panic_message(panic.as_ref()) })
         );
         let Some(deadline) = deadline else { return guarded.await };
-        let (began, had) = (Instant::now(), deadline.remaining());
         let raced = tokio::time::timeout_at(deadline.instant(), guarded).await;
         let outcome = raced.unwrap_or_else(|_elapsed| {
             metrics::expired("handler");
@@ -211,14 +212,21 @@ impl CallLayer {
         if let Some(limit) = limit
             && !outcome.as_ref().is_ok_and(|answer| is_refusal(code(answer)))
         {
-            limit.answered(began.elapsed(), had);
+            let now = Instant::now();
+            limit.answered(now, now - started, deadline.instant() - started);
         }
         outcome
     }
 
     /// A call that a stream brought.
-    pub(crate) fn begin(&self, rpc: &'static str, id: &RequestId, caller: &dyn Extractor) -> Begun {
-        Begun::new(self.role, rpc, id, caller)
+    pub(crate) fn begin(
+        &self,
+        rpc: &'static str,
+        id: &RequestId,
+        caller: &dyn Extractor,
+        started: Instant,
+    ) -> Begun {
+        Begun::new(self.role, rpc, id, caller, started)
     }
 
     /// Counts a call under what its caller sees. Within the call.
@@ -239,14 +247,14 @@ fn request_with(request: &mut http::Request<Body>, deadline: Option<Deadline>) -
     taken
 }
 
-fn deadline(request: &http::Request<Body>) -> Option<Deadline> {
+fn deadline(request: &http::Request<Body>, started: Instant) -> Option<Deadline> {
     let text = request.headers().get("grpc-timeout")?.to_str().ok()?;
-    parse_grpc_timeout(text).map(before_caller)
+    parse_grpc_timeout(text).map(|timeout| before_caller(started, timeout))
 }
 
-/// When a call must be done whose caller waits this long.
-pub(crate) fn before_caller(timeout: Duration) -> Deadline {
-    Deadline::after(timeout.saturating_sub(BEFORE_TRANSPORT.min(timeout / 10)))
+/// When a call must be done whose caller waits this long from its start.
+pub(crate) fn before_caller(started: Instant, timeout: Duration) -> Deadline {
+    Deadline::at(started + timeout.saturating_sub(BEFORE_TRANSPORT.min(timeout / 10)))
 }
 
 fn is_probe(path: &str) -> bool {

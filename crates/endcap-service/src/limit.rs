@@ -75,16 +75,16 @@ impl Limit {
     }
 
     /// A call that had a deadline has ended.
-    pub(crate) fn answered(&self, took: Duration, had: Duration) {
+    pub(crate) fn answered(&self, now: Instant, took: Duration, had: Duration) {
         let in_flight = self.in_flight.load(Relaxed);
         let mut window = self.window.lock();
         window.answers += 1;
         window.late += usize::from(took > had.mul_f64(LATE));
         window.peak = window.peak.max(in_flight);
-        if window.answers >= ANSWERS && window.began.elapsed() >= WINDOW {
+        if window.answers >= ANSWERS && now - window.began >= WINDOW {
             let next = self.next(&window);
             self.now.store(next, Relaxed);
-            *window = Window { began: Instant::now(), answers: 0, late: 0, peak: 0 };
+            *window = Window { began: now, answers: 0, late: 0, peak: 0 };
         }
     }
 
@@ -142,7 +142,7 @@ mod tests {
             // A call that expires still had its work: the server learns of it when it gets there.
             if let Some((arrived, place)) = queue.pop_front() {
                 let took: Duration = arrived.elapsed();
-                limit.answered(took, HAD);
+                limit.answered(Instant::now(), took, HAD);
                 good += usize::from(took <= HAD);
                 drop(place);
             }
@@ -169,7 +169,7 @@ mod tests {
         let limit = Limit::new(100);
         for i in 0..1000 {
             let _place = limit.enter().unwrap();
-            limit.answered(HAD, if i % 20 == 0 { HAD } else { HAD * 10 });
+            limit.answered(Instant::now(), HAD, if i % 20 == 0 { HAD } else { HAD * 10 });
             tokio::time::advance(Duration::from_millis(5)).await;
         }
         assert_eq!(limit.now.load(Relaxed), 100);
@@ -180,7 +180,7 @@ mod tests {
         let limit = Limit::new(1024);
         for _ in 0..1000 {
             let places: Vec<_> = std::iter::from_fn(|| limit.enter().ok()).collect();
-            limit.answered(HAD, HAD);
+            limit.answered(Instant::now(), HAD, HAD);
             tokio::time::advance(Duration::from_millis(20)).await;
             drop(places);
         }
@@ -193,7 +193,7 @@ mod tests {
         let limit = Limit::new(1024);
         for _ in 0..1000 {
             let _place = limit.enter().unwrap();
-            limit.answered(HAD, HAD);
+            limit.answered(Instant::now(), HAD, HAD);
             tokio::time::advance(Duration::from_millis(20)).await;
         }
         assert_eq!(limit.now(), 1024);

@@ -104,7 +104,7 @@ mod tests {
         let written = Written::default();
         let subscriber = tracing_subscriber::registry().with(layer(written.clone()));
         let id = RequestId::from_header(Some(br#"a"b\\c"#));
-        let call = Begun::new("gateway", "Recommend", &id, &Line::default());
+        let call = Begun::new("gateway", "Recommend", &id, &Line::default(), tokio::time::Instant::now());
         tracing::subscriber::with_default(subscriber, || {
             let within = call.run(async { tracing::warn!(shard = 3, "late") });
             within.now_or_never().unwrap();

@@ -40,7 +40,8 @@ fn zeros(rows: usize) -> Vec<Tensor> {
 
 /// Leaves the rows in the queue.
 fn publish(executor: &Executor, rows: usize, within: Duration) -> Result<(), InferError> {
-    let (place, _answer) = executor.shared.submit(zeros(rows), rows, Instant::now() + within)?;
+    let now = Instant::now();
+    let (place, _answer) = executor.shared.submit(zeros(rows), rows, now, now + within)?;
     std::mem::forget(place);
     Ok(())
 }
@@ -191,7 +192,7 @@ fn the_metrics_say_what_waits_what_ran_and_what_was_refused_and_why() {
         let executor = stalled(1_000);
         executor.shared.state.lock().learned.record(1, Duration::from_millis(10));
         let soon = Instant::now() + Duration::from_millis(50);
-        let (place, _answer) = executor.shared.submit(zeros(20), 20, soon).unwrap();
+        let (place, _answer) = executor.shared.submit(zeros(20), 20, Instant::now(), soon).unwrap();
         std::mem::forget(place);
         publish(&executor, 10, Duration::from_millis(1)).unwrap_err();
         publish(&executor, 10, Duration::ZERO).unwrap_err();
@@ -200,7 +201,10 @@ fn the_metrics_say_what_waits_what_ran_and_what_was_refused_and_why() {
         let later = Instant::now() + LONG;
         let state = &mut *executor.shared.state.lock();
         assert!(state.queue.next_batch(limits, &state.learned, later, &executor.shared.meters).is_empty());
-        state.queue.push(executor.shared.job(zeros(7), 7, later).unwrap().0, &executor.shared.meters);
+        state.queue.push(
+            executor.shared.job(zeros(7), 7, Instant::now(), later).unwrap().0,
+            &executor.shared.meters,
+        );
     });
     let metrics = recorder.handle().render();
     for expected in [

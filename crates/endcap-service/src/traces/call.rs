@@ -49,7 +49,6 @@ pub(crate) struct Call {
     method: &'static str,
     request: RequestId,
     began: Instant,
-    began_at: SystemTime,
     noted: Mutex<Noted>,
 }
 
@@ -130,16 +129,17 @@ impl Begun {
         method: &'static str,
         request: &RequestId,
         caller: &dyn Extractor,
+        began: Instant,
     ) -> Self {
-        Self::with(TRACER.get(), service, method, request, &caller_of(caller))
+        Self::with(TRACER.get(), (service, method), request, &caller_of(caller), began)
     }
 
     pub(super) fn with(
         tracer: Option<&Arc<Tracer>>,
-        service: &'static str,
-        method: &'static str,
+        (service, method): (&'static str, &'static str),
         request: &RequestId,
         caller: &SpanContext,
+        began: Instant,
     ) -> Self {
         let context = tracer.map_or_else(|| caller.clone(), |tracer| tracer.context(caller));
         let span = context.span_id();
@@ -152,8 +152,7 @@ impl Begun {
             service,
             method,
             request: request.clone(),
-            began: Instant::now(),
-            began_at: SystemTime::now(),
+            began,
             noted: Mutex::new(Noted { stages: Vec::with_capacity(room), end: None }),
         };
         Self(At { call: Arc::new(call), span })
@@ -273,11 +272,14 @@ impl Drop for Call {
         if !self.context.is_sampled() && took < tracer.slow && !our_fault {
             return;
         }
+        // By the clock of the wall, which calls that are forgotten need not read.
+        let began_at = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
+        let at = |began: Instant| began_at + began.saturating_duration_since(self.began);
         for stage in stages {
             let attributes = stage.notes.into_iter().map(|(key, note)| KeyValue::new(key, note)).collect();
             tracer.send.on_end(SpanData {
                 attributes,
-                ..self.span(&tracer, stage.name, (stage.id, stage.parent), (stage.began, stage.took))
+                ..self.span(&tracer, stage.name, (stage.id, stage.parent), (at(stage.began), stage.took))
             });
         }
         let mut attributes = vec![
@@ -298,7 +300,7 @@ impl Drop for Call {
             span_kind: SpanKind::Server,
             attributes,
             status,
-            ..self.span(&tracer, self.method, (self.context.span_id(), self.caller), (self.began, took))
+            ..self.span(&tracer, self.method, (self.context.span_id(), self.caller), (at(self.began), took))
         });
     }
 }
@@ -327,9 +329,8 @@ impl Call {
         tracer: &Tracer,
         name: &'static str,
         (id, parent): (SpanId, SpanId),
-        (began, took): (Instant, Duration),
+        (start_time, took): (SystemTime, Duration),
     ) -> SpanData {
-        let start_time = self.began_at + began.saturating_duration_since(self.began);
         // The library sends only what says that it is sampled.
         let flags = self.context.trace_flags().with_sampled(true);
         let state = self.context.trace_state().clone();

@@ -51,7 +51,7 @@ fn caller(sampled: bool) -> SpanContext {
 }
 
 fn begin(tracer: &Arc<Tracer>, caller: &SpanContext) -> Begun {
-    Begun::with(Some(tracer), "worker", "Score", &RequestId::new(), caller)
+    Begun::with(Some(tracer), ("worker", "Score"), &RequestId::new(), caller, tokio::time::Instant::now())
 }
 
 /// A call of two stages, one within the other.
