@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
-    time::Instant,
 };
 
 use endcap_inference::{Listed, QueryFeatures, ShardTable, VersionModel};
@@ -13,7 +12,7 @@ use endcap_proto::{
 };
 use endcap_service::{Deadline, traces::stage};
 use endcap_types::{DType, FeatureName, FeatureValue, VersionPin, Violations};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{error::WorkError, holdings::Holdings};
 
@@ -31,7 +30,6 @@ pub(crate) struct Score {
 struct Work {
     /// As it came, for the answer.
     pin: pb::VersionPin,
-    shard: u32,
     mode: Mode,
     query: QueryFeatures,
     vector: Option<Vec<f32>>,
@@ -40,6 +38,7 @@ struct Work {
 
 /// Rows to rank, and what else the answer needs.
 struct Found {
+    item_ids: Vec<String>,
     rows: Vec<u32>,
     similarities: Vec<f32>,
     considered: u64,
@@ -47,61 +46,71 @@ struct Found {
 }
 
 impl Score {
-    pub(crate) async fn run(
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn has room for its arguments twice, and each call is moved"
+    )]
+    pub(crate) fn run(
         &self,
         request: pb::ScoreRequest,
         deadline: Deadline,
-    ) -> Result<pb::ScoreResponse, WorkError> {
-        let pin = pin(request.pin.as_ref())?;
-        let stage = stage("score").with("shard", request.shard).with("version", pin.version.get());
-        stage.run(self.score(request, pin, deadline)).await
+    ) -> impl Future<Output = Result<pb::ScoreResponse, WorkError>> {
+        async move {
+            let pin = pin(request.pin.as_ref())?;
+            let stage = stage("score").with("shard", request.shard).with("version", pin.version.get());
+            stage.run(self.score(request, pin, deadline)).await
+        }
     }
 
-    async fn score(
+    #[expect(clippy::manual_async_fn, reason = "as above")]
+    fn score(
         &self,
         request: pb::ScoreRequest,
-        pin: VersionPin,
+        asked: VersionPin,
         deadline: Deadline,
-    ) -> Result<pb::ScoreResponse, WorkError> {
-        let shard = request.shard;
-        let (model, table) = self.holdings.shard(&pin, shard)?;
-        let work = checked(request, &model, &table)?;
-        if deadline.is_expired() {
-            return Err(WorkError::Expired);
+    ) -> impl Future<Output = Result<pb::ScoreResponse, WorkError>> {
+        async move {
+            let shard = request.shard;
+            let (model, table) = self.holdings.shard(&asked, shard)?;
+            drop(asked);
+            let Work { pin, mode, query, vector, fields } = checked(request, &model, &table)?;
+            let started = Instant::now();
+            if deadline.instant() <= started {
+                return Err(WorkError::Expired);
+            }
+            let found = match mode {
+                Mode::Retrieve(retrieve) => {
+                    let retrieved = self.retrieve(&table, vector.unwrap_or_default(), &retrieve, deadline);
+                    stage("retrieve").run(retrieved).await?
+                }
+                Mode::Rerank(rerank) => look_up(&table, rerank.item_ids, vector.as_deref()),
+                Mode::List(list) => {
+                    let listed = self.list(&table, query, &list, deadline);
+                    let listed = stage("list").run(listed).await?;
+                    return Ok(pb::ScoreResponse { pin: Some(pin), shard, ..listed });
+                }
+            };
+            let retrieve_us = micros(started.elapsed());
+            let ranked = model.rank(&table, &found.rows, &query, deadline.instant());
+            let ranked = stage("rank").with("rows", found.rows.len()).run(ranked).await?;
+            Ok(pb::ScoreResponse {
+                pin: Some(pin),
+                shard,
+                item_ids: found.item_ids,
+                scores: columns::encode_f32(&ranked.scores),
+                retrieval_scores: columns::encode_f32(&found.similarities),
+                fields: fields.iter().map(|field| text_column(&table, field, &found.rows)).collect(),
+                items_considered: found.considered,
+                unknown_item_ids: found.unknown,
+                lexical_scores: columns::encode_f32(&[]),
+                timing: Some(pb::ShardTiming {
+                    queue_us: micros(ranked.queued),
+                    retrieve_us,
+                    assemble_us: micros(ranked.assembled),
+                    infer_us: micros(ranked.inferred),
+                }),
+            })
         }
-        let started = Instant::now();
-        let found = match &work.mode {
-            Mode::Retrieve(retrieve) => {
-                let vector = work.vector.clone().unwrap_or_default();
-                let retrieved = self.retrieve(&table, vector, retrieve, deadline);
-                stage("retrieve").run(retrieved).await?
-            }
-            Mode::Rerank(rerank) => look_up(&table, &rerank.item_ids, work.vector.as_deref()),
-            Mode::List(list) => {
-                let listed = self.list(&table, &work, list, deadline);
-                return stage("list").run(listed).await;
-            }
-        };
-        let retrieve_us = micros(started.elapsed());
-        let ranked = model.rank(&table, &found.rows, &work.query, deadline.instant());
-        let ranked = stage("rank").with("rows", found.rows.len()).run(ranked).await?;
-        Ok(pb::ScoreResponse {
-            pin: Some(work.pin),
-            shard,
-            item_ids: found.rows.iter().map(|row| table.item_id(*row).to_owned()).collect(),
-            scores: columns::encode_f32(&ranked.scores),
-            retrieval_scores: columns::encode_f32(&found.similarities),
-            fields: work.fields.iter().map(|field| text_column(&table, field, &found.rows)).collect(),
-            items_considered: found.considered,
-            unknown_item_ids: found.unknown,
-            lexical_scores: columns::encode_f32(&[]),
-            timing: Some(pb::ShardTiming {
-                queue_us: micros(ranked.queued),
-                retrieve_us,
-                assemble_us: micros(ranked.assembled),
-                infer_us: micros(ranked.inferred),
-            }),
-        })
     }
 
     async fn retrieve(
@@ -114,27 +123,26 @@ impl Score {
         let (scanned, depth) = (Arc::clone(table), retrieve.depth as usize);
         let excluded = rows(table, &retrieve.exclude_item_ids);
         let best = self.scan(deadline, move || scanned.retrieve(&vector, depth, &excluded)).await?;
-        let (rows, similarities) = best.into_iter().unzip();
-        Ok(Found { rows, similarities, considered: table.len() as u64, unknown: Vec::new() })
+        let (rows, similarities): (Vec<_>, _) = best.into_iter().unzip();
+        let item_ids = rows.iter().map(|row| table.item_id(*row).to_owned()).collect();
+        Ok(Found { item_ids, rows, similarities, considered: table.len() as u64, unknown: Vec::new() })
     }
 
-    /// The shard's lists, unranked.
+    /// The shard's lists, unranked: an answer but for what it answers for.
     async fn list(
         &self,
         table: &Arc<ShardTable>,
-        work: &Work,
+        query: QueryFeatures,
         list: &pb::List,
         deadline: Deadline,
     ) -> Result<pb::ScoreResponse, WorkError> {
         let started = Instant::now();
-        let (scanned, query, depth) = (Arc::clone(table), work.query.clone(), list.depth as usize);
+        let (scanned, depth) = (Arc::clone(table), list.depth as usize);
         let excluded = rows(table, &list.exclude_item_ids);
         let listed = self.scan(deadline, move || scanned.list(&query, depth, &excluded)).await?;
         let column =
             |score: fn(&Listed) -> f32| columns::encode_f32(&listed.iter().map(score).collect::<Vec<_>>());
         Ok(pb::ScoreResponse {
-            pin: Some(work.pin.clone()),
-            shard: work.shard,
             item_ids: listed.iter().map(|item| table.item_id(item.row).to_owned()).collect(),
             retrieval_scores: column(|item| item.dense),
             lexical_scores: column(|item| item.lexical),
@@ -203,7 +211,7 @@ fn checked(request: pb::ScoreRequest, model: &VersionModel, table: &ShardTable) 
         query = query.placed(&standing.into(), table, item_ids);
     }
     let pin = request.pin.unwrap_or_default();
-    Ok(Work { pin, shard: request.shard, mode, query, vector, fields: request.fields })
+    Ok(Work { pin, mode, query, vector, fields: request.fields })
 }
 
 fn checked_mode(mode: Option<Mode>, has_vector: bool, violations: &mut Violations) -> Option<Mode> {
@@ -293,18 +301,22 @@ fn features(
     given
 }
 
-fn look_up(table: &ShardTable, item_ids: &[String], vector: Option<&[f32]>) -> Found {
-    let mut found = Found { rows: Vec::new(), similarities: Vec::new(), considered: 0, unknown: Vec::new() };
-    for item_id in item_ids {
-        match table.row_of(item_id) {
-            Some(row) => found.rows.push(row),
-            None => found.unknown.push(item_id.clone()),
+/// The ids of the request become those of the answer.
+fn look_up(table: &ShardTable, mut item_ids: Vec<String>, vector: Option<&[f32]>) -> Found {
+    let mut rows = Vec::with_capacity(item_ids.len());
+    let is_unknown = |item_id: &mut String| match table.row_of(item_id) {
+        Some(row) => {
+            rows.push(row);
+            false
         }
-    }
+        None => true,
+    };
+    let unknown = item_ids.extract_if(.., is_unknown).collect();
+    let mut found =
+        Found { considered: rows.len() as u64, item_ids, rows, similarities: Vec::new(), unknown };
     if let Some(vector) = vector {
         found.similarities = found.rows.iter().map(|row| table.similarity(*row, vector)).collect();
     }
-    found.considered = found.rows.len() as u64;
     found
 }
 
