@@ -140,9 +140,12 @@ class Fleet:
         self.folder.cleanup()
 
     def is_routed(self) -> bool | None:
-        """The gateway hears of a promotion by a watch, a moment later."""
+        """The gateway hears of a promotion by a watch, a moment later; until then it has nothing to answer from."""
         asked = ["recommend", *self.probe, "--deadline", "5s"]
-        answer = run([str(self.programs.endcap), "--gateway", self.gateway, "-o", "json", *asked])
+        try:
+            answer = run([str(self.programs.endcap), "--gateway", self.gateway, "-o", "json", *asked])
+        except NotRun:
+            return None
         return True if '"FULL"' in answer else None
 
     def model(self, *verb: str) -> str:
