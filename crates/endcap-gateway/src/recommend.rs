@@ -62,7 +62,8 @@ impl Recommend {
 
     async fn answer(&self, asked: Asked, call: &Call) -> Result<Answer, RecommendError> {
         let started = Instant::now();
-        if call.deadline.is_expired() {
+        let remaining = call.deadline.instant().saturating_duration_since(started);
+        if remaining.is_zero() {
             return Err(RecommendError::Expired);
         }
         let routes = self.routing.load();
@@ -72,7 +73,6 @@ impl Recommend {
         let context = placed.check(&asked)?;
         let reserve = self.config.answer_reserve;
         let kind = (placed.pin.digest, asked.is_rerank());
-        let remaining = call.deadline.remaining();
         let full = self.forecast.full(kind, remaining.saturating_sub(reserve));
         let rung = plan(remaining, Estimates { full, reserve });
         drop(planning);
@@ -97,13 +97,15 @@ impl Recommend {
         let finishing = stage("finish");
         let mut answer = finish(&asked, &placed, outcome)?;
         drop(finishing);
-        timing.merge_us += micros(merging.elapsed());
-        timing.total_us = micros(started.elapsed());
+        let ended = Instant::now();
+        let took = ended - started;
+        timing.merge_us += micros(ended - merging);
+        timing.total_us = micros(took);
         if answer.quality.rung == Rung::Full && answer.quality.coverage.shards_timed_out == 0 {
-            self.forecast.took(kind, started.elapsed());
+            self.forecast.took(kind, took);
         }
         answer.quality.timing = timing;
-        self.observe(&answer.quality, call);
+        self.observe(&answer.quality, ended > call.deadline.instant());
         Ok(answer)
     }
 
@@ -199,7 +201,7 @@ impl Recommend {
         self.encoder.vector(route, dim, &asked.query, &call).await
     }
 
-    fn observe(&self, quality: &Quality, call: &Call) {
+    fn observe(&self, quality: &Quality, late: bool) {
         self.meters.answered(quality);
         let timing = &quality.timing;
         let stages = [
@@ -212,7 +214,7 @@ impl Recommend {
         for (stage, took) in stages {
             self.meters.stage(stage, Duration::from_micros(took));
         }
-        if call.deadline.is_expired() {
+        if late {
             metrics::late();
         }
     }

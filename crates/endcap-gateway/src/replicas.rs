@@ -105,7 +105,8 @@ impl Load {
         let mut hedge: Option<Hedge> = None;
         let (mut next, mut last) = (self.take(&mut untried, true), Fault::Failed);
         loop {
-            let (now, remaining) = (Instant::now(), call.deadline.remaining());
+            let now = Instant::now();
+            let remaining = call.deadline.instant().saturating_duration_since(now);
             if remaining.is_zero() {
                 return Err(Fault::TimedOut);
             }

@@ -40,10 +40,10 @@ impl Deadline {
         self.min(Self::after(limit))
     }
 
-    /// This much earlier, but not before now.
+    /// This much earlier, which may have passed.
     #[must_use]
     pub fn less(self, reserve: Duration) -> Self {
-        Self::after(self.remaining().saturating_sub(reserve))
+        Self(self.0.checked_sub(reserve).unwrap_or(self.0))
     }
 }
 
