@@ -15,10 +15,12 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tonic::transport::Channel;
 
-use crate::{Answer, BenchError, Target, recommend::channels, target::until_deadline};
+use crate::{
+    Answer, BenchError, Target,
+    recommend::channels,
+    target::{DISTINCT, until_deadline},
+};
 
-/// Different requests that are sent in turn.
-const DISTINCT: u64 = 16;
 const MAX_MESSAGE: usize = 64 << 20;
 
 /// What to ask of an inference server.

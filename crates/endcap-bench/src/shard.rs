@@ -26,10 +26,8 @@ use tokio::{
 };
 use tonic::{Code, Status, Streaming, transport::Channel};
 
-use crate::{Answer, BenchError, Target, recommend::channels};
+use crate::{Answer, BenchError, Target, recommend::channels, target::DISTINCT};
 
-/// Different requests that are sent in turn.
-const DISTINCT: u64 = 16;
 const MAX_MESSAGE: usize = 64 << 20;
 /// Frames that may wait for room on a stream.
 const QUEUE: usize = 256;

@@ -13,6 +13,11 @@ pub trait Target: Send + Sync + 'static {
     async fn ask(&self, index: u64, deadline: Duration) -> Answer;
 }
 
+/// Different requests that are sent in turn, where they are drawn. Between them they look up nearly all rows of a model's
+/// tables, as live traffic does: those of sixteen would stay in a processor's own cache, and flatter whoever keeps it to
+/// itself.
+pub(crate) const DISTINCT: u64 = 128;
+
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {

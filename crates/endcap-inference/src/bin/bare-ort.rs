@@ -1,7 +1,7 @@
 //! `bare-ort MODEL.onnx ROWS IDS_BELOW SECONDS [cuda]`: the floor under every server: ONNX Runtime in a loop on one thread, nothing else.
 //! Prints runs a second. Inputs are `dense` f32 `[rows, 64]` and `ids` i64 `[rows, 8]`, as of `deploy/bench/model.py`; ids
 //! are drawn as `endcap bench` draws them, so many different requests in turn: rows of a table that are looked up in order,
-//! or again and again, are in the processor's cache, and a run of 200 rows then takes a tenth less time.
+//! or again and again, are in the processor's own cache, and a run of 200 rows then takes a tenth less time.
 #![expect(clippy::print_stdout, reason = "its output is its result")]
 
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ use ort::{
 
 const DENSE: usize = 64;
 const TABLES: usize = 8;
-/// Different requests, as `endcap bench` sends.
-const DISTINCT: usize = 16;
+/// Different requests, as many as `endcap bench` sends.
+const DISTINCT: usize = 128;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
