@@ -20,6 +20,9 @@ use crate::{Readiness, Settings, layers::CallLayer, metrics};
 /// Client deadlines under overload reset many streams at once; the library's default of 20 would then close whole
 /// connections, with everyone else's calls.
 const MAX_PENDING_RESETS: usize = 4096;
+/// A request's bytes come in as many reads as it has frames, so that the standard's 16 KiB cost a batch of rows five of
+/// them. Larger ones would let one caller hold up another's on a connection that they share.
+const LARGEST_FRAME: u32 = 128 << 10;
 /// What every server has beside its own services.
 const BESIDE: [&str; 2] = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
 /// Finds clients that have silently gone.
@@ -177,6 +180,7 @@ impl GrpcServer {
         let server = Server::builder()
             .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
             .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .max_frame_size(LARGEST_FRAME)
             .layer(CallLayer::new(role, self.config.max_in_flight))
             .add_routes(self.routes.routes())
             .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
