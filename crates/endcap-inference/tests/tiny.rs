@@ -169,6 +169,24 @@ async fn an_expired_run_never_starts() {
     assert!(matches!(expired, InferError::Expired { .. }), "{expired}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_does_not_bring_is_at_its_default() {
+    let (_folder, bundle) = bundle(&TinyOptions::default(), 1);
+    let (model, tables) = tokio::task::block_in_place(|| load(&bundle));
+    let vector = model.encode("red kettle", soon()).await.unwrap();
+    let schema = bundle.features().unwrap();
+    let name = "context.hour".parse().unwrap();
+    let default = schema.get(&name).unwrap().default.clone();
+    assert_ne!(default, FeatureValue::F32(vec![0.0]), "zero would say nothing");
+    let rank = async |given| {
+        let query = model.query_features("red kettle", Some(&vector), given).unwrap();
+        model.rank(&tables[0], &[0, 1, 2], &query, soon()).await.unwrap().scores
+    };
+    let absent = rank(BTreeMap::new()).await;
+    assert_eq!(absent, rank(BTreeMap::from([(name.clone(), default)])).await);
+    assert_ne!(absent, rank(BTreeMap::from([(name, FeatureValue::F32(vec![-3.0]))])).await);
+}
+
 #[test]
 fn wrong_features_are_told_by_name() {
     let (_folder, bundle) = bundle(&TinyOptions::default(), 1);
