@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use crate::{
     Answer, BenchError, Target,
     recommend::channels,
-    target::{DISTINCT, until_deadline},
+    target::{distinct, until_deadline},
 };
 
 const MAX_MESSAGE: usize = 64 << 20;
@@ -61,7 +61,7 @@ impl InferTarget {
         })?;
         let mut random = ChaCha8Rng::seed_from_u64(config.seed);
         let mut requests = Vec::new();
-        for _ in 0..DISTINCT {
+        for _ in 0..distinct(config.rows) {
             let mut request = ModelInferRequest {
                 model_name: config.model.clone(),
                 model_version: config.version.clone(),
@@ -89,7 +89,7 @@ impl InferTarget {
 #[async_trait]
 impl Target for InferTarget {
     async fn ask(&self, index: u64, deadline: Duration) -> Answer {
-        let message = self.requests[(index % DISTINCT) as usize].clone();
+        let message = self.requests[index as usize % self.requests.len()].clone();
         let mut request = tonic::Request::new(message);
         request.set_timeout(deadline);
         let mut client = self.clients[index as usize % self.clients.len()].clone();

@@ -26,7 +26,7 @@ use tokio::{
 };
 use tonic::{Code, Status, Streaming, transport::Channel};
 
-use crate::{Answer, BenchError, Target, recommend::channels, target::DISTINCT};
+use crate::{Answer, BenchError, Target, recommend::channels, target::distinct};
 
 const MAX_MESSAGE: usize = 64 << 20;
 /// Frames that may wait for room on a stream.
@@ -90,7 +90,7 @@ impl ShardTarget {
             })),
             ..Default::default()
         };
-        let requests = (0..DISTINCT).map(|_| draw()).collect();
+        let requests = (0..distinct(config.rows)).map(|_| draw()).collect();
         let mut readers = JoinSet::new();
         let mut streams = Vec::new();
         for channel in channels {
@@ -170,7 +170,7 @@ impl Target for ShardTarget {
             sequence,
             remaining_us: u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX),
             request_id: format!("bench-{sequence}"),
-            call: Some(Call::Score(self.requests[(index % DISTINCT) as usize].clone())),
+            call: Some(Call::Score(self.requests[index as usize % self.requests.len()].clone())),
             ..Default::default()
         };
         match timeout(deadline, stream.call(frame)).await {

@@ -13,10 +13,12 @@ pub trait Target: Send + Sync + 'static {
     async fn ask(&self, index: u64, deadline: Duration) -> Answer;
 }
 
-/// Different requests that are sent in turn, where they are drawn. Between them they look up nearly all rows of a model's
-/// tables, as live traffic does: those of sixteen would stay in a processor's own cache, and flatter whoever keeps it to
-/// itself.
-pub(crate) const DISTINCT: u64 = 128;
+/// How many different requests of so many rows are drawn, to be sent in turn. Between them they look up nearly all rows of
+/// a model's tables, as live traffic does: those of sixteen requests of 200 rows stay in a processor's own cache, and
+/// flatter whoever keeps it to itself. Large ones need not be many, and would fill the memory.
+pub(crate) fn distinct(rows: usize) -> usize {
+    (25_600 / rows.max(1)).clamp(16, 128)
+}
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,8 +15,6 @@ use ort::{
 
 const DENSE: usize = 64;
 const TABLES: usize = 8;
-/// Different requests, as many as `endcap bench` sends.
-const DISTINCT: usize = 128;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -43,7 +41,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let mut session = builder.commit_from_file(model)?;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let requests: Vec<_> = (0..DISTINCT).map(|_| ids(&mut state, rows * TABLES, ids_below)).collect();
+    // As many different ones as `endcap bench` draws.
+    let distinct = (25_600 / rows.max(1)).clamp(16, 128);
+    let requests: Vec<_> = (0..distinct).map(|_| ids(&mut state, rows * TABLES, ids_below)).collect();
     run_for(&mut session, rows, &requests, Duration::from_secs_f64(seconds / 5.0))?;
     println!("{:.3}", run_for(&mut session, rows, &requests, Duration::from_secs_f64(seconds))?);
     Ok(())
