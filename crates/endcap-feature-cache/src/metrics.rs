@@ -31,22 +31,21 @@ pub(crate) struct Meters {
 impl Meters {
     /// A group was read at this age.
     pub(crate) fn hit(&self, namespace: Namespace, age: Duration) {
-        let (hits, ages) = self.hits.get(namespace, |namespace| {
+        let look_up = |namespace: &Namespace| {
             let namespace = namespace.as_str();
             (
                 counter!("endcap_feature_cache_hits_total", "namespace" => namespace),
                 histogram!("endcap_feature_age_seconds", "namespace" => namespace),
             )
+        };
+        self.hits.with(namespace, look_up, |(hits, ages)| {
+            hits.increment(1);
+            ages.record(age.as_secs_f64());
         });
-        hits.increment(1);
-        ages.record(age.as_secs_f64());
     }
 
     pub(crate) fn miss(&self, namespace: Namespace) {
-        let misses = self.misses.get(
-            namespace,
-            |namespace| counter!("endcap_feature_cache_misses_total", "namespace" => namespace.as_str()),
-        );
-        misses.increment(1);
+        let look_up = |namespace: &Namespace| counter!("endcap_feature_cache_misses_total", "namespace" => namespace.as_str());
+        self.misses.with(namespace, look_up, |misses| misses.increment(1));
     }
 }

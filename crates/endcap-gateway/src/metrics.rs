@@ -141,36 +141,35 @@ pub(crate) fn snapshot_age(age: Duration) {
 /// What is counted of every answer.
 #[derive(Debug, Default)]
 pub(crate) struct Meters {
-    answers: Handles<(ModelName, Version, Arm, Rung), Counter>,
-    coverage: Handles<ModelName, Histogram>,
+    /// And their coverage.
+    answers: Handles<(ModelName, Version, Arm, Rung), (Counter, Histogram)>,
     stages: Handles<Stage, Histogram>,
 }
 
 impl Meters {
     pub(crate) fn answered(&self, quality: &Quality) {
         let pin = &quality.pin;
-        let answers = self.answers.get(
-            (pin.model.clone(), pin.version, quality.arm, quality.rung),
-            |(model, version, arm, rung)| {
+        let look_up = |(model, version, arm, rung): &(ModelName, Version, Arm, Rung)| {
+            (
                 counter!(
                     "endcap_answers_total",
                     "model" => model.to_string(),
                     "version" => version.to_string(),
                     "arm" => arm.as_str(),
                     "rung" => rung.as_str(),
-                )
-            },
-        );
-        answers.increment(1);
+                ),
+                histogram!("endcap_coverage_ratio", "model" => model.to_string()),
+            )
+        };
+        let key = (pin.model.clone(), pin.version, quality.arm, quality.rung);
+        self.answers.with(key, look_up, |(answers, coverage)| {
+            answers.increment(1);
+            coverage.record(quality.coverage.ratio());
+        });
         for reason in &quality.reasons {
             let model = pin.model.to_string();
             counter!("endcap_degradations_total", "model" => model, "reason" => reason.as_str()).increment(1);
         }
-        let coverage = self.coverage.get(
-            pin.model.clone(),
-            |model| histogram!("endcap_coverage_ratio", "model" => model.to_string()),
-        );
-        coverage.record(quality.coverage.ratio());
     }
 
     /// A stage that was skipped is no sample of how long it takes.
@@ -178,10 +177,8 @@ impl Meters {
         if took.is_zero() {
             return;
         }
-        let stages = self
-            .stages
-            .get(stage, |stage| histogram!("endcap_stage_duration_seconds", "stage" => stage.as_str()));
-        stages.record(took.as_secs_f64());
+        let look_up = |stage: &Stage| histogram!("endcap_stage_duration_seconds", "stage" => stage.as_str());
+        self.stages.with(stage, look_up, |durations| durations.record(took.as_secs_f64()));
     }
 }
 

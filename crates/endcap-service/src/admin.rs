@@ -62,19 +62,7 @@ impl AdminServer {
         let ended = shutdown.clone();
         let server =
             axum::serve(self.listener, router).with_graceful_shutdown(async move { ended.cancelled().await });
-        tokio::select! {
-            served = server => served.map_err(|source| ServeError::Serve { role: "admin", detail: source.to_string() }),
-            () = upkeep() => Ok(()),
-        }
-    }
-}
-
-/// Folds samples into their buckets for ever.
-async fn upkeep() {
-    let mut ticks = tokio::time::interval(telemetry::UPKEEP);
-    loop {
-        ticks.tick().await;
-        telemetry::metrics_handle().run_upkeep();
+        server.await.map_err(|source| ServeError::Serve { role: "admin", detail: source.to_string() })
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
 use opentelemetry::trace::TraceId;
 use parking_lot::Mutex;
 
-use crate::telemetry::SECONDS;
+use crate::histograms::{SECONDS, bucket_of};
 
 /// What a scrape asks for in `Accept`, and is told in `Content-Type`.
 pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text";
@@ -41,10 +41,6 @@ pub(crate) struct Exemplars(Mutex<HashMap<String, Buckets>>);
 /// Those of the process, as its histograms are.
 pub(crate) static EXEMPLARS: LazyLock<Exemplars> = LazyLock::new(Exemplars::default);
 
-fn bucket_of(seconds: f64) -> usize {
-    SECONDS.partition_point(|bound| *bound < seconds)
-}
-
 impl Exemplars {
     /// For a time that the histogram `name` has counted too, under the same labels in the same order. Their values are
     /// of closed sets, without anything to escape.
@@ -56,13 +52,13 @@ impl Exemplars {
         }
         let exemplar = Exemplar { seconds, trace, at: SystemTime::now() };
         let mut kept = self.0.lock();
-        if let Some(last) = kept.entry(series).or_default().get_mut(bucket_of(seconds)) {
+        if let Some(last) = kept.entry(series).or_default().get_mut(bucket_of(&SECONDS, seconds)) {
             *last = Some(exemplar);
         }
     }
 
     fn of(&self, series: &str, bound: f64) -> Option<Exemplar> {
-        *self.0.lock().get(series)?.get(bucket_of(bound))?
+        *self.0.lock().get(series)?.get(bucket_of(&SECONDS, bound))?
     }
 
     /// Rewrites what the exporter wrote in Prometheus's text format as OpenMetrics, and adds the exemplars.
@@ -122,12 +118,12 @@ mod tests {
     use metrics::{counter, describe_counter, histogram};
 
     use super::*;
-    use crate::telemetry;
+    use crate::histograms::Recorder;
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
     fn scraped(exemplars: &Exemplars) -> String {
-        let recorder = telemetry::recorder();
+        let recorder = Recorder::new();
         metrics::with_local_recorder(&recorder, || {
             describe_counter!("calls_total", "Calls that were \"answered\".");
             counter!("calls_total", "code" => "OK").increment(3);
@@ -176,11 +172,5 @@ mod tests {
             let (_, at) = line.split_once(&rest).unwrap_or_else(|| panic!("{line} has not {rest}"));
             assert!(at.parse::<f64>().is_ok_and(|at| at > 1.7e9), "{line}");
         }
-    }
-
-    /// A bound belongs to its own bucket: `le` is "less or equal".
-    #[test]
-    fn a_time_falls_where_the_histogram_counts_it() {
-        assert_eq!([0.0, 0.0005, 0.00051, 3600.0, 3601.0].map(bucket_of), [0, 0, 1, 20, 21]);
     }
 }

@@ -11,6 +11,7 @@ pub mod config;
 mod deadline;
 pub mod exchange;
 mod exemplars;
+mod histograms;
 mod layers;
 mod limit;
 mod logs;

@@ -1,8 +1,9 @@
 //! Every metric that all services share, and of the process itself.
 
-use std::{collections::HashMap, hash::Hash, time::Duration};
+use std::{hash::Hash, sync::OnceLock, time::Duration};
 
 use endcap_types::{Metric, MetricKind};
+use hashbrown::HashMap;
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use opentelemetry::trace::TraceId;
 use parking_lot::RwLock;
@@ -87,14 +88,14 @@ impl<K, H> Default for Handles<K, H> {
     }
 }
 
-impl<K: Eq + Hash, H: Clone> Handles<K, H> {
-    /// Of a closed set of keys; nothing is ever forgotten, as the recorder forgets nothing.
-    pub fn get(&self, key: K, look_up: impl FnOnce(&K) -> H) -> H {
-        if let Some(handle) = self.0.read().get(&key) {
-            return handle.clone();
+impl<K: Eq + Hash, H> Handles<K, H> {
+    /// Counts by a key's handles. Of a closed set of keys; nothing is ever forgotten, as the recorder forgets nothing.
+    pub fn with(&self, key: K, look_up: impl FnOnce(&K) -> H, count: impl FnOnce(&H)) {
+        if let Some(handles) = self.0.read().get(&key) {
+            return count(handles);
         }
-        let handle = look_up(&key);
-        self.0.write().entry(key).or_insert(handle).clone()
+        let handles = look_up(&key);
+        count(self.0.write().entry(key).or_insert(handles));
     }
 }
 
@@ -102,27 +103,27 @@ impl<K: Eq + Hash, H: Clone> Handles<K, H> {
 #[derive(Debug)]
 pub(crate) struct CallMeters {
     role: &'static str,
-    requests: Handles<(&'static str, &'static str), Counter>,
-    took: Handles<&'static str, Histogram>,
-    in_flight: Handles<(), Gauge>,
+    answered: Handles<(&'static str, &'static str), (Counter, Histogram)>,
+    in_flight: OnceLock<Gauge>,
 }
 
 impl CallMeters {
     pub(crate) fn new(role: &'static str) -> Self {
-        let (requests, took, in_flight) = (Handles::default(), Handles::default(), Handles::default());
-        Self { role, requests, took, in_flight }
+        Self { role, answered: Handles::default(), in_flight: OnceLock::new() }
     }
 
     pub(crate) fn answered(&self, rpc: &'static str, code: &'static str, took: Duration) {
         let role = self.role;
-        let requests = self.requests.get((rpc, code), |(rpc, code)| {
-            counter!("endcap_requests_total", "service" => role, "rpc" => *rpc, "code" => *code)
+        let look_up = |(rpc, code): &(&'static str, &'static str)| {
+            (
+                counter!("endcap_requests_total", "service" => role, "rpc" => *rpc, "code" => *code),
+                histogram!("endcap_request_duration_seconds", "service" => role, "rpc" => *rpc),
+            )
+        };
+        self.answered.with((rpc, code), look_up, |(requests, durations)| {
+            requests.increment(1);
+            durations.record(took.as_secs_f64());
         });
-        requests.increment(1);
-        let histogram = self
-            .took
-            .get(rpc, |rpc| histogram!("endcap_request_duration_seconds", "service" => role, "rpc" => *rpc));
-        histogram.record(took.as_secs_f64());
     }
 
     /// Leads from what [`Self::answered`] counted to the call's trace.
@@ -132,9 +133,9 @@ impl CallMeters {
     }
 
     /// Counts a call for as long as it lives.
-    pub(crate) fn enter(&self) -> InFlight {
+    pub(crate) fn enter(&self) -> InFlight<'_> {
         let role = self.role;
-        let gauge = self.in_flight.get((), |()| gauge!("endcap_requests_in_flight", "service" => role));
+        let gauge = self.in_flight.get_or_init(|| gauge!("endcap_requests_in_flight", "service" => role));
         gauge.increment(1.0);
         InFlight(gauge)
     }
@@ -150,9 +151,9 @@ pub(crate) fn expired(stage: &'static str) {
 
 /// A call that lives.
 #[derive(Debug)]
-pub(crate) struct InFlight(Gauge);
+pub(crate) struct InFlight<'a>(&'a Gauge);
 
-impl Drop for InFlight {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }
