@@ -29,6 +29,13 @@ fn asked(trace: &str, sampled: bool) -> Request<pb::RecommendRequest> {
     request
 }
 
+/// The same of a shopper who is known.
+fn of_a_shopper(trace: &str, sampled: bool) -> Request<pb::RecommendRequest> {
+    let mut request = asked(trace, sampled);
+    request.get_mut().user_id = "u-1".into();
+    request
+}
+
 fn named<'a>(spans: &'a [Span], service: &str, name: &str) -> Option<&'a Span> {
     spans.iter().find(|span| span.service == service && span.name == name)
 }
@@ -54,25 +61,23 @@ async fn a_request_is_one_trace_from_its_caller_to_the_workers_and_its_log_lines
     let version = fleet.release(&tiny(&TinyOptions::default(), 2)?.bytes).await?;
     let mut gateway = fleet.gateways()?.remove(0);
     gateway.recommend(asked(QUIET, false)).await?;
-    gateway.recommend(asked(TRACE, true)).await?;
+    gateway.recommend(of_a_shopper(TRACE, true)).await?;
 
     eventually("the whole trace has arrived", async || {
         let spans = receiver.of(TRACE).await;
-        let stages = ["Recommend", "recommend", "plan", "features", "encode", "scatter", "merge", "finish"];
+        let stages = ["Recommend", "plan", "features", "encode", "scatter", "shard", "merge"];
         stages.iter().all(|stage| named(&spans, "endcap-gateway", stage).is_some())
-            && spans.iter().filter(|span| span.service == "endcap-worker" && span.name == "score").count()
-                == 2
             && spans.iter().filter(|span| span.service == "endcap-worker" && span.name == "Score").count()
                 == 2
     })
     .await
     .with_context(|| "the receiver has not seen it")?;
     let spans = receiver.of(TRACE).await;
-    let recommended = named(&spans, "endcap-gateway", "recommend").context("it is there")?;
+    let recommended = named(&spans, "endcap-gateway", "Recommend").context("it is there")?;
     ensure!(attribute(recommended, "version") == version.to_string(), "{recommended:?}");
     ensure!(attribute(recommended, "rung") == "FULL", "{recommended:?}");
     let mut shards: Vec<_> =
-        spans.iter().filter(|span| span.name == "score").map(|span| attribute(span, "shard")).collect();
+        spans.iter().filter(|span| span.name == "Score").map(|span| attribute(span, "shard")).collect();
     shards.sort_unstable();
     ensure!(shards == ["0", "1"], "{shards:?}");
     // Every span hangs below another of the trace, and the first one below the caller's.
@@ -140,6 +145,8 @@ async fn what_was_slow_is_sent_though_nobody_sampled_it_and_a_dead_receiver_dist
             && named(&spans, "endcap-worker", "rank").is_some()
     })
     .await?;
+    let of_nobody = named(&receiver.of(SLOW).await, "endcap-gateway", "features").is_some();
+    ensure!(!of_nobody, "there was nobody to fetch features of");
     for _ in 0..100 {
         let mut request = query("red kettle");
         request.set_timeout(Duration::from_secs(5));

@@ -17,7 +17,6 @@ use crate::{
     Config,
     admission::Admission,
     clients::{Exchanges, Remote},
-    config::RecommendConfig,
     encode::Encoder,
     features::Features,
     forecast::Forecast,
@@ -78,6 +77,7 @@ impl App {
         run(&tasks, "freshness", report(freshness.clone()));
         let (channels, load, routing) =
             (Arc::<Channels>::default(), Arc::<Load>::default(), Routing::default());
+        let forecast = Arc::<Forecast>::default();
         let exchanges =
             config.recommend.shard_stream.then(|| Exchanges::new(Arc::clone(&channels), tasks.clone()));
         let remote = Arc::new(Remote { channels, exchanges });
@@ -85,7 +85,7 @@ impl App {
             keys,
             store: deps.store,
             routing: routing.clone(),
-            tidy: tidy(Arc::clone(&remote), Arc::clone(&load)),
+            tidy: tidy(Arc::clone(&remote), Arc::clone(&load), Arc::clone(&forecast)),
         };
         let (first, first_route) = oneshot::channel();
         run(&tasks, "routing", follower.run(entries, readiness.latch("routing snapshot"), first));
@@ -94,7 +94,17 @@ impl App {
         run(&tasks, "probe", probe(Arc::clone(&load), remote.clone()));
         let routed = RoutedGrpc { routing: routing.clone(), freshness, load: Arc::clone(&load) };
         let server = server.add_service(GatewayServiceServer::new(routed));
-        let recommend = Arc::new(compose(config.recommend, remote, load, routing));
+        let config = config.recommend;
+        let recommend = Recommend {
+            features: Features { source: remote.clone(), budget: config.feature_budget },
+            encoder: Encoder::new(remote.clone(), Arc::clone(&load), config.query_cache_entries),
+            scatter: Scatter { client: remote, load, straggler_wait: config.straggler_wait },
+            config,
+            routing,
+            forecast,
+            meters: Meters::default(),
+        };
+        let recommend = Arc::new(recommend);
         let service = RecommendServiceServer::new(RecommendGrpc { recommend, admission })
             .max_decoding_message_size(LARGEST_REQUEST);
         Ok(Self { server: server.add_service(service), readiness, session, routed: first_route, tasks })
@@ -131,24 +141,14 @@ async fn report(freshness: Freshness) {
     }
 }
 
-fn compose(config: RecommendConfig, remote: Arc<Remote>, load: Arc<Load>, routing: Routing) -> Recommend {
-    Recommend {
-        features: Features { source: remote.clone(), budget: config.feature_budget },
-        encoder: Encoder::new(remote.clone(), Arc::clone(&load), config.query_cache_entries),
-        scatter: Scatter { client: remote, load, straggler_wait: config.straggler_wait },
-        config,
-        routing,
-        forecast: Forecast::default(),
-        meters: Meters::default(),
-    }
-}
-
-/// Lets go of connections to members that are gone.
-fn tidy(remote: Arc<Remote>, load: Arc<Load>) -> Box<dyn Fn(&Routes) + Send + Sync> {
+/// Lets go of members and versions that are gone.
+fn tidy(remote: Arc<Remote>, load: Arc<Load>, forecast: Arc<Forecast>) -> Box<dyn Fn(&Routes) + Send + Sync> {
     Box::new(move |routes| {
         let known = routes.endpoints();
+        let routed = |digest| routes.parts(digest).is_some();
         remote.retain(|endpoint| known.contains(endpoint));
-        load.retain(|endpoint| known.contains(endpoint));
+        load.retain(|endpoint| known.contains(endpoint), routed);
+        forecast.retain(routed);
     })
 }
 

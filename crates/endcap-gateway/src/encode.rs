@@ -45,7 +45,7 @@ impl Encoder {
         let workers: BTreeMap<&str, &Replica> =
             route.shards.iter().flatten().map(|replica| (replica.endpoint.as_str(), replica)).collect();
         let workers: Vec<&Replica> = self.load.some(workers.into_values().collect(), MOST_WORKERS);
-        let vector = self
+        let (vector, _) = self
             .load
             .ask(&workers, Wanted { pin: &route.pin, kind: Kind::Encode }, call, |replica, call| {
                 self.client.encode(&replica.endpoint, &route.pin, query, call)

@@ -27,27 +27,25 @@ pub(crate) struct Features {
 }
 
 impl Features {
-    /// What the version's ranker reads of this user and session. Nothing is asked, and nothing is given up, if there is
-    /// neither or if the version reads neither.
+    /// What the version's ranker reads of these: [`keys`].
     pub(crate) async fn fetch(
         &self,
         parts: &Parts,
         caches: &[String],
-        asked: &Asked,
+        keys: &[FeatureKey],
         call: &Call,
     ) -> Fetched {
-        let keys = keys(parts, asked);
         let Some(key) = keys.first() else {
             return Fetched::default();
         };
         let call = call.until(call.deadline.within(self.budget));
         let mut failed = false;
         for cache in caches_of(caches, &key.entity_id).take(TRIED) {
-            let answer = self.source.fetch(cache, &keys, call.clone());
+            let answer = self.source.fetch(cache, keys, call.clone());
             match tokio::time::timeout_at(call.deadline.instant(), answer).await {
                 // Another cache knows them if the two share a Redis. That it does not says nothing.
                 Ok(Ok(groups)) if failed && groups.iter().all(Option::is_none) => break,
-                Ok(Ok(groups)) => return chosen(parts, &keys, &groups),
+                Ok(Ok(groups)) => return chosen(parts, keys, &groups),
                 Ok(Err(error)) if error.code != ErrorCode::DeadlineExceeded => {
                     tracing::debug!(%cache, %error, "feature-cache gave no answer");
                     failed = true;
@@ -59,7 +57,9 @@ impl Features {
     }
 }
 
-fn keys(parts: &Parts, asked: &Asked) -> Vec<FeatureKey> {
+/// The user and the session, as far as the request names them and the version reads features of them. Where that is
+/// neither, nothing is fetched, and nothing is given up.
+pub(crate) fn keys(parts: &Parts, asked: &Asked) -> Vec<FeatureKey> {
     [(Namespace::User, &asked.user_id), (Namespace::Session, &asked.session_id)]
         .into_iter()
         .filter(|(namespace, id)| !id.is_empty() && parts.of(*namespace).next().is_some())

@@ -38,6 +38,11 @@ impl Forecast {
         if turn % TRY_ANYWAY == TRY_ANYWAY - 1 { FASTEST } else { learned }
     }
 
+    /// Forgets versions that are gone.
+    pub(crate) fn retain(&self, known: impl Fn(Digest) -> bool) {
+        self.paces.retain(|(digest, _)| known(*digest));
+    }
+
     /// An answer that no shard was missing from for lack of time took this long.
     pub(crate) fn took(&self, kind: Kind, took: Duration) {
         self.paces.of(kind).lock().record(took);

@@ -2,8 +2,8 @@
 
 use std::{hash::Hash, sync::Arc, time::Duration};
 
-use moka::{policy::EvictionPolicy, sync::Cache};
-use parking_lot::Mutex;
+use hashbrown::HashMap;
+use parking_lot::{Mutex, RwLock};
 
 /// Each bucket is a tenth wider than the one before, as in DDSketch (Masson, Rim and Lee, 2019).
 const GROWTH: f64 = 1.1;
@@ -15,8 +15,6 @@ const BUCKETS: usize = 160;
 const FEWEST: u32 = 20;
 /// At this many all counts are halved, so that old ones fade.
 const MOST: u32 = 1000;
-/// Kinds that are remembered; a few hundred bytes each.
-const MOST_KINDS: u64 = 20_000;
 
 /// How long things of one kind take: a histogram that forgets.
 #[derive(Debug)]
@@ -62,19 +60,26 @@ impl Pace {
     }
 }
 
-/// The paces of all kinds of something.
+/// The paces of all kinds of something: a few hundred bytes each, until they are let go of.
 #[derive(Debug)]
-pub(crate) struct Paces<K: Hash + Eq + Send + Sync + 'static>(Cache<K, Arc<Mutex<Pace>>>);
+pub(crate) struct Paces<K>(RwLock<HashMap<K, Arc<Mutex<Pace>>>>);
 
-impl<K: Hash + Eq + Send + Sync + 'static> Default for Paces<K> {
+impl<K> Default for Paces<K> {
     fn default() -> Self {
-        Self(Cache::builder().max_capacity(MOST_KINDS).eviction_policy(EvictionPolicy::lru()).build())
+        Self(RwLock::default())
     }
 }
 
-impl<K: Hash + Eq + Send + Sync + 'static> Paces<K> {
+impl<K: Hash + Eq> Paces<K> {
     pub(crate) fn of(&self, kind: K) -> Arc<Mutex<Pace>> {
-        self.0.get_with(kind, Arc::default)
+        if let Some(pace) = self.0.read().get(&kind) {
+            return Arc::clone(pace);
+        }
+        Arc::clone(self.0.write().entry(kind).or_default())
+    }
+
+    pub(crate) fn retain(&self, known: impl Fn(&K) -> bool) {
+        self.0.write().retain(|kind, _| known(kind));
     }
 }
 
@@ -107,6 +112,16 @@ mod tests {
         assert!(pace.quantile(0.95).unwrap() >= slow);
         (0..4000).for_each(|_| pace.record(fast));
         assert!(pace.quantile(0.95).unwrap() < 2 * fast);
+    }
+
+    #[test]
+    fn kinds_that_are_let_go_of_are_forgotten_and_no_others() {
+        let paces = Paces::default();
+        let learn = |kind| (0..FEWEST).for_each(|_| paces.of(kind).lock().record(Duration::from_millis(1)));
+        [1, 2].into_iter().for_each(learn);
+        paces.retain(|kind| *kind == 2);
+        assert_eq!(paces.of(1).lock().quantile(0.5), None);
+        assert!(paces.of(2).lock().quantile(0.5).is_some());
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! The use case: one request, from its routing to its labelled answer.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use endcap_fleet::Route;
 use endcap_ranking::{Estimates, fallback, plan};
-use endcap_service::traces::stage;
+use endcap_service::traces::{note, stage};
 use endcap_types::{
     DegradationReason, FeatureName, FeatureValue, Quality, Rung, ShardOutcome, StageTiming, Violations,
 };
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::OptionFuture};
 use tokio::time::Instant;
 
 use crate::{
@@ -16,7 +20,7 @@ use crate::{
     config::RecommendConfig,
     encode::Encoder,
     error::RecommendError,
-    features::Features,
+    features::{self, Features, Fetched},
     forecast::Forecast,
     gather::{self, Outcome, gather},
     metrics::{self, Meters, Stage},
@@ -37,7 +41,7 @@ pub(crate) struct Recommend {
     pub(crate) features: Features,
     pub(crate) encoder: Encoder,
     pub(crate) scatter: Scatter,
-    pub(crate) forecast: Forecast,
+    pub(crate) forecast: Arc<Forecast>,
     pub(crate) meters: Meters,
 }
 
@@ -46,83 +50,82 @@ struct Placement<'a> {
     asked: &'a Asked,
     placed: &'a Placed,
     routes: &'a Routes,
-    context: std::collections::BTreeMap<FeatureName, FeatureValue>,
+    context: BTreeMap<FeatureName, FeatureValue>,
+    /// When it was.
+    at: Instant,
 }
 
 impl Recommend {
     /// Answers within the call's deadline. A request that can be answered at all is, with a truthful rung.
     pub(crate) async fn run(&self, asked: Asked, call: &Call) -> Result<Answer, RecommendError> {
-        let mut stage = stage("recommend");
-        let answer = stage.run(self.answer(asked, call)).await?;
-        stage.note("version", answer.quality.pin.version.get());
-        stage.note("arm", answer.quality.arm.as_str());
-        stage.note("rung", answer.quality.rung.as_str());
-        Ok(answer)
-    }
-
-    async fn answer(&self, asked: Asked, call: &Call) -> Result<Answer, RecommendError> {
         let started = Instant::now();
         let remaining = call.deadline.instant().saturating_duration_since(started);
         if remaining.is_zero() {
             return Err(RecommendError::Expired);
         }
+        let planning = stage("plan", started);
         let routes = self.routing.load();
         let model = asked.model.as_ref().unwrap_or(&self.config.default_model);
-        let planning = stage("plan");
         let placed = place(&routes, model, &asked)?;
         let context = placed.check(&asked)?;
         let reserve = self.config.answer_reserve;
         let kind = (placed.pin.digest, asked.is_rerank());
         let full = self.forecast.full(kind, remaining.saturating_sub(reserve));
         let rung = plan(remaining, Estimates { full, reserve });
-        drop(planning);
-        let mut timing = StageTiming { plan_us: micros(started.elapsed()), ..StageTiming::default() };
+        let at = Instant::now();
+        planning.end(at);
+        let mut timing = StageTiming { plan_us: micros(at - started), ..StageTiming::default() };
 
         // Every wait ends here, so that the answer leaves before the deadline.
         let waits = call.until(call.deadline.less(reserve));
-        let outcome = match (rung, &placed.route) {
-            (Rung::Popular, _) => {
-                let reason = DegradationReason::DeadlineTooShort;
-                Outcome::unasked(&asked, &placed, ShardOutcome::TimedOut, reason)
-            }
-            (_, None) => {
-                Outcome::unasked(&asked, &placed, ShardOutcome::Failed, DegradationReason::NotRoutable)
-            }
+        let unasked = |outcome, reason| (Outcome::unasked(&asked, &placed, outcome, reason), at);
+        let (outcome, heard) = match (rung, &placed.route) {
+            (Rung::Popular, _) => unasked(ShardOutcome::TimedOut, DegradationReason::DeadlineTooShort),
+            (_, None) => unasked(ShardOutcome::Failed, DegradationReason::NotRoutable),
             (_, Some(route)) => {
-                let placement = Placement { asked: &asked, placed: &placed, routes: &routes, context };
+                let placement = Placement { asked: &asked, placed: &placed, routes: &routes, context, at };
                 self.rank(&placement, route, &waits, &mut timing).await?
             }
         };
-        let merging = Instant::now();
-        let finishing = stage("finish");
+        let merging = stage("merge", heard);
         let mut answer = finish(&asked, &placed, outcome)?;
-        drop(finishing);
         let ended = Instant::now();
+        merging.end(ended);
         let took = ended - started;
-        timing.merge_us += micros(ended - merging);
+        timing.merge_us = micros(ended - heard);
         timing.total_us = micros(took);
         if answer.quality.rung == Rung::Full && answer.quality.coverage.shards_timed_out == 0 {
             self.forecast.took(kind, took);
         }
         answer.quality.timing = timing;
+        let Quality { pin, arm, rung, .. } = &answer.quality;
+        note([
+            ("version", pin.version.get().into()),
+            ("arm", arm.as_str().into()),
+            ("rung", rung.as_str().into()),
+        ]);
         self.observe(&answer.quality, ended > call.deadline.instant());
         Ok(answer)
     }
 
-    /// Asks the shards, with everything that they need to know first.
+    /// Asks the shards, with everything that they need to know first. Also when the last of them was heard.
     async fn rank(
         &self,
         placement: &Placement<'_>,
         route: &Route,
         call: &Call,
         timing: &mut StageTiming,
-    ) -> Result<Outcome, RecommendError> {
-        let Placement { asked, placed, routes, context } = placement;
-        let features =
-            timed("features", self.features.fetch(&placed.parts, &routes.feature_caches, asked, call));
-        let vector = timed("encode", self.vector(asked, placed, route, call));
-        let (((mut features, missing), features_us), (vector, encode_us)) = tokio::join!(features, vector);
-        (timing.features_us, timing.encode_us) = (features_us, encode_us);
+    ) -> Result<(Outcome, Instant), RecommendError> {
+        let Placement { asked, placed, context, at, .. } = placement;
+        let (fetched, vector) = self.prepare(placement, route, call).await;
+        // What need not be done takes no time, and is no stage.
+        let (mut features, missing, fetched) = match fetched {
+            Some(((features, missing), ended)) => (features, missing, ended),
+            None => (BTreeMap::new(), None, *at),
+        };
+        let (vector, encoded) = vector.unwrap_or_else(|| (Ok(Arc::default()), *at));
+        (timing.features_us, timing.encode_us) = (micros(fetched - *at), micros(encoded - *at));
+        let prepared = fetched.max(encoded);
         let mut reasons: BTreeSet<_> = missing.into_iter().collect();
         let vector = match vector {
             Ok(vector) => vector,
@@ -136,7 +139,7 @@ impl Recommend {
                     if fault == Fault::TimedOut { ShardOutcome::TimedOut } else { ShardOutcome::Failed };
                 let mut outcome = Outcome::unasked(asked, placed, outcome, DegradationReason::EncoderFailed);
                 outcome.reasons.append(&mut reasons);
-                return Ok(outcome);
+                return Ok((outcome, prepared));
             }
         };
         features.extend(context.clone());
@@ -147,10 +150,10 @@ impl Recommend {
             features,
             fields: asked.fields.clone(),
         };
-        let (heard, scatter_us) = timed("scatter", self.ask(placement, route, &question, call)).await;
-        let Heard { parts, replies, reasons: mut also } = heard;
+        let asking = self.ask(placement, route, (&question, prepared), call);
+        let (Heard { parts, replies, reasons: mut also }, heard) = timed("scatter", prepared, asking).await;
         reasons.append(&mut also);
-        timing.scatter_us = scatter_us;
+        timing.scatter_us = micros(heard - prepared);
         // What the shards find wrong with the caller's columns is the caller's to mend; anything else is ours.
         for reply in &replies {
             if let Err(Fault::Refused(error)) = &reply.answer {
@@ -160,17 +163,35 @@ impl Recommend {
                 tracing::warn!(shard = reply.shard, pin = %route.pin, %error, "a worker refused what the gateway sent");
             }
         }
-        let merging = Instant::now();
-        let stage = stage("merge");
         let mut outcome = gather(asked, placed, &parts, replies);
-        drop(stage);
-        timing.merge_us = micros(merging.elapsed());
         outcome.reasons.append(&mut reasons);
-        Ok(outcome)
+        Ok((outcome, heard))
+    }
+
+    /// Fetches features and the query's vector, both at once, as far as they are needed; and when each was there.
+    async fn prepare(
+        &self,
+        placement: &Placement<'_>,
+        route: &Route,
+        call: &Call,
+    ) -> (Option<Timed<Fetched>>, Option<Timed<Result<Arc<[f32]>, Fault>>>) {
+        let Placement { asked, placed, routes, at, .. } = placement;
+        let keys = features::keys(&placed.parts, asked);
+        let fetch = |keys| self.features.fetch(&placed.parts, &routes.feature_caches, keys, call);
+        let fetch = (!keys.is_empty()).then(|| timed("features", *at, fetch(&keys)));
+        let encode = |dim| timed("encode", *at, self.vector(placement, dim, route, call));
+        let encode = placed.dim(asked).map(encode);
+        tokio::join!(OptionFuture::from(fetch), OptionFuture::from(encode))
     }
 
     /// Asks every shard for its part: once, or first for its lists and then for the ranking.
-    async fn ask(&self, placement: &Placement<'_>, route: &Route, question: &Question, call: &Call) -> Heard {
+    async fn ask(
+        &self,
+        placement: &Placement<'_>,
+        route: &Route,
+        (question, began): (&Question, Instant),
+        call: &Call,
+    ) -> Heard {
         let Placement { asked, placed, .. } = placement;
         if let Some(plan) = shortlist::plan(asked, placed) {
             let listing = Listing { scatter: &self.scatter, asked, placed, route, question };
@@ -178,23 +199,19 @@ impl Recommend {
         }
         let parts = gather::parts(asked, placed);
         let minimum_items = gather::minimum_items(asked, placed);
-        let inquiry = Inquiry { question, parts: &parts, minimum_items };
+        let inquiry = Inquiry { question, parts: &parts, minimum_items, began };
         let replies = self.scatter.run(route, inquiry, call).await;
         Heard { parts, replies, reasons: BTreeSet::new() }
     }
 
-    /// The query's vector if the request needs one, else an empty one. A request that can do without does not
-    /// spend all of its time on it.
+    /// The query's vector, of `dim` numbers. A request that can do without does not spend all of its time on it.
     async fn vector(
         &self,
-        asked: &Asked,
-        placed: &Placed,
+        Placement { asked, placed, .. }: &Placement<'_>,
+        dim: usize,
         route: &Route,
         call: &Call,
     ) -> Result<Arc<[f32]>, Fault> {
-        let Some(dim) = placed.dim(asked) else {
-            return Ok(Arc::default());
-        };
         let remaining = call.deadline.remaining();
         let share = if placed.does_without_vector(asked) { remaining / 2 } else { remaining };
         let call = call.until(call.deadline.within(share));
@@ -270,12 +287,20 @@ fn popular(asked: &Asked, placed: &Placed, unknown: &[String]) -> Vec<Item> {
     shown.into_iter().map(Item::unscored).collect()
 }
 
-/// Work as a stage, and how long it took from now, in microseconds.
-fn timed<T>(name: &'static str, work: impl Future<Output = T>) -> impl Future<Output = (T, u64)> {
-    let (started, stage) = (Instant::now(), stage(name));
+/// What came of work, and when.
+type Timed<T> = (T, Instant);
+
+/// Work as a stage that began at `began`.
+fn timed<T>(
+    name: &'static str,
+    began: Instant,
+    work: impl Future<Output = T>,
+) -> impl Future<Output = Timed<T>> {
+    let stage = stage(name, began);
     stage.run(work).map(move |done| {
-        drop(stage);
-        (done, micros(started.elapsed()))
+        let ended = Instant::now();
+        stage.end(ended);
+        (done, ended)
     })
 }
 

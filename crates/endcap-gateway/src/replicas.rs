@@ -5,7 +5,6 @@ mod hedge;
 mod probe;
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,6 +16,7 @@ use endcap_fleet::Replica;
 use endcap_service::status::RemoteError;
 use endcap_types::{Digest, ErrorCode, VersionPin, is_retryable};
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -77,6 +77,7 @@ enum Alarm {
 /// When a call's lack of an answer speaks against the worker.
 #[derive(Debug, Clone, Copy)]
 struct Patience<'a> {
+    began: Instant,
     /// By now others of its kind have been answered.
     late: Duration,
     /// Half of the time that there is.
@@ -89,15 +90,16 @@ impl Load {
     /// Asks replicas until one answers with exactly `wanted.pin`, each at most once: the next one when one has failed,
     /// and a second one beside the first when that is late, or half of the time is over. Second calls are held to a
     /// twentieth of all, but for those in place of a worker that has answered nobody meanwhile. The first good answer
-    /// counts; the other call is dropped.
+    /// counts, and when it came; the other call is dropped.
     pub(crate) async fn ask<'a, T>(
         &self,
         replicas: &[&'a Replica],
         wanted: Wanted<'_>,
         call: &Call,
         ask: impl Fn(&'a Replica, Call) -> BoxFuture<'a, Result<Pinned<T>, RemoteError>>,
-    ) -> Result<T, Fault> {
-        let mut sample = Sample::begin(self.paces.of((wanted.pin.digest, wanted.kind)));
+    ) -> Result<(T, Instant), Fault> {
+        let mut now = Instant::now();
+        let mut sample = Sample::begin(self.paces.of((wanted.pin.digest, wanted.kind)), now);
         self.budget.earn();
         let beaten = AtomicBool::new(false);
         let mut untried = replicas.to_vec();
@@ -105,7 +107,6 @@ impl Load {
         let mut hedge: Option<Hedge> = None;
         let (mut next, mut last) = (self.take(&mut untried, true), Fault::Failed);
         loop {
-            let now = Instant::now();
             let remaining = call.deadline.instant().saturating_duration_since(now);
             if remaining.is_zero() {
                 return Err(Fault::TimedOut);
@@ -114,7 +115,7 @@ impl Load {
             let slow = remaining / 2;
             let late = sample.late.filter(|late| *late < slow);
             let ordinal = replicas.len() - untried.len() - 1;
-            let patience = Patience { late: late.unwrap_or(slow), slow, beaten: &beaten };
+            let patience = Patience { began: now, late: late.unwrap_or(slow), slow, beaten: &beaten };
             let attempt = self.attempt(replica, wanted.pin, patience, ask(replica, call.clone()));
             asked.push(async move { (ordinal, attempt.await) });
             let mut alarms = vec![(call.deadline.instant(), Alarm::End), (now + slow, Alarm::Half)];
@@ -124,6 +125,7 @@ impl Load {
                 match tokio::time::timeout_at(at, asked.next()).await {
                     Ok(Some((ordinal, Ok(answer)))) => {
                         beaten.store(true, Ordering::Relaxed);
+                        sample.ended = Some(answer.1);
                         sample.counts = if ordinal == 0 { Counts::Yes } else { sample.counts };
                         if let Some(hedge) = &mut hedge {
                             hedge.won = hedge.ordinal == ordinal;
@@ -165,6 +167,7 @@ impl Load {
                     None => {}
                 }
             };
+            now = Instant::now();
         }
     }
 
@@ -175,19 +178,22 @@ impl Load {
         if may { self.take(untried, false) } else { None }
     }
 
-    /// One replica's answer, if it is of the version that was asked for.
+    /// One replica's answer, if it is of the version that was asked for, and when it came.
     async fn attempt<T>(
         &self,
         replica: &Replica,
         pin: &VersionPin,
         patience: Patience<'_>,
         answer: BoxFuture<'_, Result<Pinned<T>, RemoteError>>,
-    ) -> Result<T, Miss> {
+    ) -> Result<(T, Instant), Miss> {
         let mut call = self.enter(replica, patience);
-        match answer.await {
+        let answered = answer.await;
+        let now = Instant::now();
+        call.ended = Some(now);
+        match answered {
             Ok(Pinned { pin: Some(answered), answer }) if answered == *pin => {
                 call.end = Some(End::Answered);
-                Ok(answer)
+                Ok((answer, now))
             }
             Ok(Pinned { pin: answered, .. }) => {
                 call.end = Some(End::Failed);
@@ -230,15 +236,15 @@ impl Load {
         due.map(|(endpoint, peer)| (endpoint.clone(), Arc::clone(peer))).collect()
     }
 
-    /// Forgets workers that are gone.
-    pub(crate) fn retain(&self, known: impl Fn(&str) -> bool) {
-        self.peers.lock().retain(|endpoint, _| known(endpoint));
+    /// Forgets workers and versions that are gone.
+    pub(crate) fn retain(&self, worker: impl Fn(&str) -> bool, version: impl Fn(Digest) -> bool) {
+        self.peers.lock().retain(|endpoint, _| worker(endpoint));
+        self.paces.retain(|(digest, _)| version(*digest));
     }
 
     /// Takes the better of two drawn replicas (Mitzenmacher, The Power of Two Choices, 1996) among those that are not
     /// ejected; when all are, `any` of them may be the one that is back.
     fn take<'a>(&self, untried: &mut Vec<&'a Replica>, any: bool) -> Option<&'a Replica> {
-        let now = Instant::now();
         let peers: Vec<_> = untried.iter().map(|replica| self.peer(&replica.endpoint)).collect();
         let mut open: Vec<usize> = (0..peers.len()).filter(|at| peers[*at].is_open()).collect();
         if open.is_empty() && any {
@@ -251,16 +257,16 @@ impl Load {
                 let one = self.draw(several.len());
                 let other = (one + 1 + self.draw(several.len() - 1)) % several.len();
                 let (one, other) = (several[one], several[other]);
-                if peers[other].is_better_than(&peers[one], now) { other } else { one }
+                if peers[other].is_better_than(&peers[one], Instant::now()) { other } else { one }
             }
         };
         Some(untried.swap_remove(chosen))
     }
 
-    fn enter<'a>(&self, replica: &Replica, patience: Patience<'a>) -> InFlight<'a> {
-        let (peer, started) = (self.peer(&replica.endpoint), Instant::now());
+    fn enter<'a>(&self, replica: &'a Replica, patience: Patience<'a>) -> InFlight<'a> {
+        let peer = self.peer(&replica.endpoint);
         peer.begin();
-        InFlight { peer, worker: replica.worker.clone(), started, patience, end: None }
+        InFlight { peer, worker: &replica.worker, patience, ended: None, end: None }
     }
 
     fn peer(&self, endpoint: &str) -> Arc<Peer> {
@@ -301,20 +307,20 @@ impl Miss {
 /// One call in flight.
 struct InFlight<'a> {
     peer: Arc<Peer>,
-    worker: String,
-    started: Instant,
+    worker: &'a str,
     patience: Patience<'a>,
+    ended: Option<Instant>,
     /// Nothing when it was dropped, because another replica was faster or the request is over.
     end: Option<End>,
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        let now = Instant::now();
-        let (took, patience) = (now - self.started, self.patience);
+        let now = self.ended.unwrap_or_else(Instant::now);
+        let (took, patience) = (now - self.patience.began, self.patience);
         // Second calls must not hide a worker that hangs: one that was late, and answered nobody in that time, failed.
         let late = patience.beaten.load(Ordering::Relaxed) && took >= patience.late;
-        let hung = took >= patience.slow || (late && self.peer.is_silent_since(self.started));
+        let hung = took >= patience.slow || (late && self.peer.is_silent_since(patience.began));
         let end = self.end.unwrap_or(if hung { End::Failed } else { End::Unknown });
         match self.peer.end(end, took, now) {
             Change::None => {}

@@ -34,6 +34,8 @@ pub(crate) struct Inquiry<'a> {
     pub(crate) parts: &'a [Part],
     /// The least number of items that the caller wants considered.
     pub(crate) minimum_items: u64,
+    /// When they are.
+    pub(crate) began: Instant,
 }
 
 impl Inquiry<'_> {
@@ -67,9 +69,9 @@ impl Scatter {
     /// One reply per part, in the order of shards, no later than the call's deadline. Once there are enough, only a share
     /// of the time is waited for the others, which are then missing (after Vespa's adaptive timeout).
     pub(crate) async fn run(&self, route: &Route, inquiry: Inquiry<'_>, call: &Call) -> Vec<ShardReply> {
-        let Inquiry { question, parts, .. } = inquiry;
+        let parts = inquiry.parts;
         let mut asked: FuturesUnordered<_> =
-            parts.iter().map(|part| self.ask(route, question, part, call)).collect();
+            parts.iter().map(|part| self.ask(route, inquiry, part, call)).collect();
         let mut replies = Vec::with_capacity(parts.len());
         let mut until = None;
         loop {
@@ -85,15 +87,18 @@ impl Scatter {
             };
             let Some(reply) = reply else { break };
             replies.push(reply);
-            if until.is_none() && inquiry.has_enough(&replies) {
-                until = Some(Instant::now() + call.deadline.remaining().mul_f64(self.straggler_wait));
+            if until.is_none() && !asked.is_empty() && inquiry.has_enough(&replies) {
+                let now = Instant::now();
+                let remaining = call.deadline.instant().saturating_duration_since(now);
+                until = Some(now + remaining.mul_f64(self.straggler_wait));
             }
         }
         replies.sort_unstable_by_key(|reply| reply.shard);
         replies
     }
 
-    async fn ask(&self, route: &Route, question: &Question, part: &Part, call: &Call) -> ShardReply {
+    async fn ask(&self, route: &Route, inquiry: Inquiry<'_>, part: &Part, call: &Call) -> ShardReply {
+        let Inquiry { question, began, .. } = inquiry;
         let replicas: Vec<&Replica> = route.shards.get(part.shard as usize).into_iter().flatten().collect();
         let kind = match part.work {
             Work::Retrieve { .. } => Kind::Retrieve(part.shard),
@@ -104,8 +109,12 @@ impl Scatter {
         let asking = self.load.ask(&replicas, wanted, call, |replica, call| {
             self.client.score(&replica.endpoint, question, part, call)
         });
-        let stage = stage("shard").with("shard", part.shard).with("version", question.pin.version.get());
+        let stage = stage("shard", began).of("shard", part.shard);
         let answer = stage.run(asking).await;
+        let answer = answer.map(|(answer, came)| {
+            stage.end(came);
+            answer
+        });
         ShardReply { shard: part.shard, answer }
     }
 }

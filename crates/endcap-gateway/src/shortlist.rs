@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use endcap_fleet::Route;
 use endcap_ranking::{CatalogueLists, CoverageBuilder, Listed, PoolOptions};
 use endcap_types::{Compute, DegradationReason, ItemId, RetrievalMode, ShardIndex, ShardOutcome, shard_of};
+use tokio::time::Instant;
 
 use crate::{
     gather::{self, DEEPEST},
@@ -72,7 +73,7 @@ impl Listing<'_> {
         let (parts, half) = (self.list_parts(plan), call.deadline.remaining() / 2);
         let until = call.until(call.deadline.within(half));
         let minimum_items = gather::minimum_items(self.asked, self.placed);
-        let inquiry = Inquiry { question: &question, parts: &parts, minimum_items };
+        let inquiry = Inquiry { question: &question, parts: &parts, minimum_items, began: Instant::now() };
         let mut listed = self.scatter.run(self.route, inquiry, &until).await;
         let lists = listed.iter_mut().filter_map(|reply| Some(taken(reply.answer.as_mut().ok()?))).collect();
         let has_vector = !self.question.vector.is_empty();
@@ -88,7 +89,8 @@ impl Listing<'_> {
         // that is demanded, every shard is waited for.
         let demands_catalogue = plan.pool.is_some() && self.asked.minimum_coverage > 0.0;
         let minimum_items = if demands_catalogue { u64::MAX } else { minimum_items };
-        let inquiry = Inquiry { question: self.question, parts: &ranking, minimum_items };
+        let inquiry =
+            Inquiry { question: self.question, parts: &ranking, minimum_items, began: Instant::now() };
         let ranked = self.scatter.run(self.route, inquiry, call).await;
         if plan.pool.is_some() {
             return Heard { parts, replies: combined(listed, &ranking, ranked), reasons: BTreeSet::new() };

@@ -5,12 +5,7 @@
 //! that does not read holds no places, and nothing is left behind when the stream is dropped. Scans, and runs longer
 //! than `worker.inline_max`, have threads of their own.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use endcap_proto::pb::{
     self, exchange_request::Call, exchange_response::Reply, shard_service_server::ShardService,
@@ -21,6 +16,7 @@ use futures::{
     future::{AbortHandle, Abortable, BoxFuture, Fuse},
     stream::FuturesUnordered,
 };
+use hashbrown::hash_map::{Entry, HashMap};
 use prost::Message as _;
 use tokio::{
     sync::mpsc::{self, Sender},

@@ -31,7 +31,7 @@ use opentelemetry_sdk::{
 use tonic::metadata::{MetadataMap, MetadataValue};
 
 pub(crate) use call::{Answered, Begun, Call, finish, with_call};
-pub use call::{Note, Stage, stage};
+pub use call::{Note, Stage, note, stage};
 
 use crate::{Settings, telemetry::TelemetryError};
 
@@ -193,7 +193,8 @@ fn line(context: &SpanContext) -> String {
         // As long as its place is.
         let _fits = hex::encode_to_slice(bytes, &mut text[place]);
     }
-    String::from_utf8_lossy(&text).into_owned()
+    // Digits and dashes.
+    String::from_utf8(text.to_vec()).unwrap_or_default()
 }
 
 const TEMPLATE: &[u8; 55] = b"00-00000000000000000000000000000000-0000000000000000-00";

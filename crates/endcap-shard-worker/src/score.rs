@@ -10,7 +10,10 @@ use endcap_proto::{
     columns,
     pb::{self, score_request::Mode},
 };
-use endcap_service::{Deadline, traces::stage};
+use endcap_service::{
+    Deadline,
+    traces::{note, stage},
+};
 use endcap_types::{DType, FeatureName, FeatureValue, VersionPin, Violations};
 use tokio::{sync::Semaphore, time::Instant};
 
@@ -57,8 +60,8 @@ impl Score {
     ) -> impl Future<Output = Result<pb::ScoreResponse, WorkError>> {
         async move {
             let pin = pin(request.pin.as_ref())?;
-            let stage = stage("score").with("shard", request.shard).with("version", pin.version.get());
-            stage.run(self.score(request, pin, deadline)).await
+            note([("shard", request.shard.into()), ("version", pin.version.get().into())]);
+            self.score(request, pin, deadline).await
         }
     }
 
@@ -80,19 +83,20 @@ impl Score {
             }
             let found = match mode {
                 Mode::Retrieve(retrieve) => {
-                    let retrieved = self.retrieve(&table, vector.unwrap_or_default(), &retrieve, deadline);
-                    stage("retrieve").run(retrieved).await?
+                    let _retrieving = stage("retrieve", started);
+                    self.retrieve(&table, vector.unwrap_or_default(), &retrieve, deadline).await?
                 }
                 Mode::Rerank(rerank) => look_up(&table, rerank.item_ids, vector.as_deref()),
                 Mode::List(list) => {
-                    let listed = self.list(&table, query, &list, deadline);
-                    let listed = stage("list").run(listed).await?;
+                    let _listing = stage("list", started);
+                    let listed = self.list(&table, query, &list, deadline).await?;
                     return Ok(pb::ScoreResponse { pin: Some(pin), shard, ..listed });
                 }
             };
-            let retrieve_us = micros(started.elapsed());
-            let ranked = model.rank(&table, &found.rows, &query, deadline.instant());
-            let ranked = stage("rank").with("rows", found.rows.len()).run(ranked).await?;
+            let looked_up = Instant::now();
+            let ranking = stage("rank", looked_up).of("rows", found.rows.len());
+            let ranked = model.rank(&table, &found.rows, &query, deadline.instant()).await?;
+            ranking.end(looked_up + ranked.assembled + ranked.queued + ranked.inferred);
             Ok(pb::ScoreResponse {
                 pin: Some(pin),
                 shard,
@@ -105,7 +109,7 @@ impl Score {
                 lexical_scores: columns::encode_f32(&[]),
                 timing: Some(pb::ShardTiming {
                     queue_us: micros(ranked.queued),
-                    retrieve_us,
+                    retrieve_us: micros(looked_up - started),
                     assemble_us: micros(ranked.assembled),
                     infer_us: micros(ranked.inferred),
                 }),

@@ -4,7 +4,6 @@
 //! calls go singly. So an old worker, or one that is leaving, costs no request anything.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -17,6 +16,7 @@ use endcap_service::{
     traces,
 };
 use endcap_types::ErrorCode;
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},

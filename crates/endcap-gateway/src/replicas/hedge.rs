@@ -44,14 +44,16 @@ pub(super) struct Sample {
     /// When a call of the kind is late, if that is known.
     pub(super) late: Option<Duration>,
     began: Instant,
+    /// If that is known before it is dropped.
+    pub(super) ended: Option<Instant>,
     pub(super) counts: Counts,
 }
 
 impl Sample {
     /// A first call begins.
-    pub(super) fn begin(pace: Arc<Mutex<Pace>>) -> Self {
+    pub(super) fn begin(pace: Arc<Mutex<Pace>>, began: Instant) -> Self {
         let late = pace.lock().quantile(EARLY);
-        Self { pace, late, began: Instant::now(), counts: Counts::IfLate }
+        Self { pace, late, began, ended: None, counts: Counts::IfLate }
     }
 }
 
@@ -69,7 +71,7 @@ pub(super) enum Counts {
 
 impl Drop for Sample {
     fn drop(&mut self) {
-        let took = self.began.elapsed();
+        let took = self.ended.unwrap_or_else(Instant::now) - self.began;
         let counts = match self.counts {
             Counts::Yes => true,
             Counts::No => false,

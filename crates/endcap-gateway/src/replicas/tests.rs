@@ -58,6 +58,7 @@ async fn ask(load: &Load, workers: &[(&str, Does)]) -> (Result<&'static str, Fau
             act(behaviour[replica.worker.as_str()].clone()).boxed()
         })
         .await;
+    let answer = answer.map(|(answer, _)| answer);
     (answer, asked.into_inner(), started.elapsed())
 }
 
@@ -128,7 +129,8 @@ async fn the_less_busy_replica_is_asked() {
     let load = Load::default();
     let busy = Replica { worker: "busy".into(), endpoint: "busy".into() };
     let beaten = AtomicBool::new(false);
-    let patience = Patience { late: Duration::MAX, slow: Duration::MAX, beaten: &beaten };
+    let patience =
+        Patience { began: Instant::now(), late: Duration::MAX, slow: Duration::MAX, beaten: &beaten };
     let calls: Vec<_> = (0..3).map(|_| load.enter(&busy, patience)).collect();
     for _ in 0..16 {
         let workers = [("busy", Does::Answers("busy")), ("idle", Does::Answers("idle"))];

@@ -65,7 +65,7 @@ async fn run(delays: &[Duration], minimum_items: u64, straggler_wait: f64) -> (V
     let scatter = Scatter { client: Arc::new(Shards(delays.to_vec())), load: Arc::default(), straggler_wait };
     let call = Call { deadline: Deadline::after(100 * MS), id: RequestId::new() };
     let started = Instant::now();
-    let inquiry = Inquiry { question: &question, parts: &parts, minimum_items };
+    let inquiry = Inquiry { question: &question, parts: &parts, minimum_items, began: Instant::now() };
     let replies = scatter.run(&route, inquiry, &call).await;
     let ok = replies.iter().filter(|reply| reply.answer.is_ok()).map(|reply| reply.shard).collect();
     (ok, started.elapsed())

@@ -1,18 +1,21 @@
 //! One call's stages, and what becomes of them.
 
 use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
-use futures::future::Either;
 use opentelemetry::{
     KeyValue, Value,
     propagation::Extractor,
     trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId},
 };
 use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SpanData};
-use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{TRACER, Tracer, caller_of};
@@ -21,22 +24,12 @@ use crate::{RequestId, metrics::CallMeters};
 /// Stages that one call notes. Beyond, they are not noted: a thin trace is better than a full memory.
 const MOST_STAGES: usize = 512;
 
-/// As many as a call has that asks a few shards: its list need not grow.
-const USUAL_STAGES: usize = 16;
-
 tokio::task_local! {
-    /// The innermost stage that runs now, or the call itself.
-    static CURRENT: At;
+    /// The call that runs now. One task runs all of it, so that its list needs no lock.
+    static CURRENT: Box<Call>;
 }
 
-/// A place in a call. Cheap to clone.
-#[derive(Debug, Clone)]
-struct At {
-    call: Arc<Call>,
-    span: SpanId,
-}
-
-/// A call. Its trace is sent or forgotten when the last part of it ends, also if nobody waited for it.
+/// A call. Its trace is sent or forgotten when it ends, also if nobody waited for that.
 #[derive(Debug)]
 pub(crate) struct Call {
     /// Nothing with traces off.
@@ -49,12 +42,16 @@ pub(crate) struct Call {
     method: &'static str,
     request: RequestId,
     began: Instant,
-    noted: Mutex<Noted>,
+    /// The innermost stage that runs now, or the call itself.
+    at: Cell<SpanId>,
+    noted: RefCell<Noted>,
 }
 
 #[derive(Debug, Default)]
 struct Noted {
-    stages: Vec<Ended>,
+    /// And when they ended.
+    stages: Vec<(Open, Instant)>,
+    notes: SmallVec<[(&'static str, Note); 3]>,
     end: Option<Answered>,
 }
 
@@ -68,17 +65,7 @@ pub(crate) struct Answered {
     pub(crate) took: Duration,
 }
 
-#[derive(Debug)]
-struct Ended {
-    name: &'static str,
-    id: SpanId,
-    parent: SpanId,
-    began: Instant,
-    took: Duration,
-    notes: Vec<(&'static str, Note)>,
-}
-
-/// What a stage tells about itself.
+/// What a stage or a call tells about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Note {
     Number(u64),
@@ -120,7 +107,7 @@ impl From<Note> for Value {
 
 /// A call that begins.
 #[derive(Debug)]
-pub(crate) struct Begun(At);
+pub(crate) struct Begun(Box<Call>);
 
 impl Begun {
     /// Makes the call a part of its caller's trace, or begins one.
@@ -143,7 +130,6 @@ impl Begun {
     ) -> Self {
         let context = tracer.map_or_else(|| caller.clone(), |tracer| tracer.context(caller));
         let span = context.span_id();
-        let room = if tracer.is_some() { USUAL_STAGES } else { 0 };
         let call = Call {
             tracer: tracer.cloned(),
             context,
@@ -153,9 +139,10 @@ impl Begun {
             method,
             request: request.clone(),
             began,
-            noted: Mutex::new(Noted { stages: Vec::with_capacity(room), end: None }),
+            at: Cell::new(span),
+            noted: RefCell::default(),
         };
-        Self(At { call: Arc::new(call), span })
+        Self(Box::new(call))
     }
 
     /// Runs the call's work.
@@ -180,106 +167,145 @@ impl Tracer {
 }
 
 /// Nothing with traces off, nor outside of a call.
-fn at() -> Option<At> {
-    CURRENT.try_with(|at| at.call.tracer.is_some().then(|| at.clone())).ok().flatten()
+fn within<T>(tell: impl FnOnce(&Call) -> T) -> Option<T> {
+    CURRENT.try_with(|call| call.tracer.is_some().then(|| tell(call))).ok().flatten()
+}
+
+/// Notes something of the call that runs now.
+fn noted(tell: impl FnOnce(&mut Noted)) {
+    // Nobody else holds it: what is told calls nothing.
+    let _untraced = within(|call| call.noted.try_borrow_mut().map(|mut noted| tell(&mut noted)));
 }
 
 /// Tells of the call that runs now, if one does.
 pub(crate) fn with_call<T>(tell: impl FnOnce(&Call) -> T) -> Option<T> {
-    CURRENT.try_with(|at| tell(&at.call)).ok()
+    CURRENT.try_with(|call| tell(call)).ok()
 }
 
 /// Where whoever is called from here hangs.
 pub(super) fn current() -> Option<SpanContext> {
-    let At { call, span } = at()?;
-    let own = &call.context;
-    Some(SpanContext::new(own.trace_id(), span, own.trace_flags(), false, own.trace_state().clone()))
+    within(|call| {
+        let own = &call.context;
+        SpanContext::new(own.trace_id(), call.at.get(), own.trace_flags(), false, own.trace_state().clone())
+    })
 }
 
 /// Notes how the call ended that runs now.
 pub(crate) fn finish(answered: Answered) {
-    if let Some(At { call, .. }) = at() {
-        call.noted.lock().end = Some(answered);
-    }
+    noted(|noted| noted.end = Some(answered));
 }
 
-/// A part of the work of the call that runs now, until it is dropped. Nothing with traces off, nor outside of a call.
+/// Tells about the call that runs now.
+pub fn note<const N: usize>(notes: [(&'static str, Note); N]) {
+    noted(|noted| noted.notes.extend(notes));
+}
+
+/// A part of the work of the call that runs now, until it ends or is dropped. Nothing with traces off, nor outside of a
+/// call.
 #[derive(Debug)]
-#[must_use = "a stage ends when it is dropped"]
+#[must_use = "a stage that is dropped ends"]
 pub struct Stage(Option<Open>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Open {
-    at: At,
     name: &'static str,
     id: SpanId,
+    parent: SpanId,
     began: Instant,
-    notes: Vec<(&'static str, Note)>,
+    note: Option<(&'static str, Note)>,
 }
 
-/// Begins a stage within the one that runs now.
-pub fn stage(name: &'static str) -> Stage {
-    Stage(at().map(|at| Open {
-        at,
-        name,
-        id: RandomIdGenerator::default().new_span_id(),
-        began: Instant::now(),
-        notes: Vec::new(),
+/// A stage within the one that runs now. When it began is the caller's to say, who mostly knows: reading the clock is
+/// the most that a stage costs.
+pub fn stage(name: &'static str, began: Instant) -> Stage {
+    Stage(within(|call| {
+        let id = RandomIdGenerator::default().new_span_id();
+        Open { name, id, parent: call.at.get(), began, note: None }
     }))
 }
 
 impl Stage {
-    pub fn with(mut self, key: &'static str, value: impl Into<Note>) -> Self {
-        self.note(key, value);
+    /// The one thing that it tells about itself; what holds for the whole call is the call's ([`note`]).
+    pub fn of(mut self, key: &'static str, value: impl Into<Note>) -> Self {
+        if let Some(open) = &mut self.0 {
+            open.note = Some((key, value.into()));
+        }
         self
     }
 
-    pub fn note(&mut self, key: &'static str, value: impl Into<Note>) {
-        if let Some(open) = &mut self.0 {
-            open.notes.push((key, value.into()));
-        }
+    /// Runs work whose stages, and whose calls of others, hang below this one.
+    pub fn run<F: Future>(&self, work: F) -> Below<F> {
+        Below { span: self.0.map(|open| open.id), work }
     }
 
-    /// Runs work whose stages, and whose calls of others, hang below this one. Not an `async fn`: that would hold the
-    /// work twice, and twice again for each stage within another.
-    pub fn run<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
-        match &self.0 {
-            Some(open) => {
-                let at = At { call: Arc::clone(&open.at.call), span: open.id };
-                Either::Left(CURRENT.scope(at, work))
+    /// Ends it at a time that the caller has read already.
+    pub fn end(mut self, ended: Instant) {
+        self.close(|| ended);
+    }
+
+    fn close(&mut self, ended: impl FnOnce() -> Instant) {
+        let Some(open) = self.0.take() else { return };
+        let ended = ended();
+        noted(|noted| {
+            if noted.stages.len() < MOST_STAGES {
+                noted.stages.push((open, ended));
             }
-            None => Either::Right(work),
-        }
+        });
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        let Some(Open { at, name, id, began, notes }) = self.0.take() else { return };
-        let mut noted = at.call.noted.lock();
-        if noted.stages.len() < MOST_STAGES {
-            noted.stages.push(Ended { name, id, parent: at.span, began, took: began.elapsed(), notes });
-        }
+        self.close(Instant::now);
+    }
+}
+
+pin_project! {
+    /// Work below a stage.
+    #[derive(Debug)]
+    pub struct Below<F> {
+        span: Option<SpanId>,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<F: Future> Future for Below<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let _back = this.span.and_then(|span| within(|call| Back(call.at.replace(span))));
+        this.work.poll(context)
+    }
+}
+
+/// Where the call is again when work below a stage pauses, ends or panics.
+struct Back(SpanId);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        let _untraced = within(|call| call.at.set(self.0));
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         let Some(tracer) = self.tracer.take() else { return };
-        let took = self.began.elapsed();
-        let Noted { stages, end } = std::mem::take(self.noted.get_mut());
+        let Noted { stages, notes, end } = self.noted.take();
+        let took = end.map_or_else(|| self.began.elapsed(), |end| end.took);
         let our_fault = end.is_some_and(|end| end.our_fault);
         if !self.context.is_sampled() && took < tracer.slow && !our_fault {
             return;
         }
         // By the clock of the wall, which calls that are forgotten need not read.
-        let began_at = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
+        let began_at = SystemTime::now().checked_sub(self.began.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
         let at = |began: Instant| began_at + began.saturating_duration_since(self.began);
-        for stage in stages {
-            let attributes = stage.notes.into_iter().map(|(key, note)| KeyValue::new(key, note)).collect();
+        for (Open { name, id, parent, began, note }, ended) in stages {
+            let took = ended.saturating_duration_since(began);
             tracer.send.on_end(SpanData {
-                attributes,
-                ..self.span(&tracer, stage.name, (stage.id, stage.parent), (at(stage.began), stage.took))
+                attributes: note.into_iter().map(|(key, note)| KeyValue::new(key, note)).collect(),
+                ..self.span(&tracer, name, (id, parent), (at(began), took))
             });
         }
         let mut attributes = vec![
@@ -288,6 +314,7 @@ impl Drop for Call {
             KeyValue::new("request.id", self.request.to_string()),
         ];
         attributes.extend(end.map(|end| KeyValue::new("rpc.code", end.code)));
+        attributes.extend(notes.into_iter().map(|(key, note)| KeyValue::new(key, note)));
         let status = match end {
             Some(Answered { code, our_fault: true, .. }) => Status::error(code),
             _ => Status::Unset,

@@ -5,6 +5,7 @@ use opentelemetry_sdk::{
 };
 use parking_lot::Mutex;
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::*;
 use crate::RequestId;
@@ -51,19 +52,19 @@ fn caller(sampled: bool) -> SpanContext {
 }
 
 fn begin(tracer: &Arc<Tracer>, caller: &SpanContext) -> Begun {
-    Begun::with(Some(tracer), ("worker", "Score"), &RequestId::new(), caller, tokio::time::Instant::now())
+    Begun::with(Some(tracer), ("worker", "Score"), &RequestId::new(), caller, Instant::now())
 }
 
 /// A call of two stages, one within the other.
 async fn work(takes: Duration) {
-    let mut outer = stage("score").with("shard", 3_u32);
-    outer
-        .run(async {
-            let inner = stage("rank");
-            inner.run(tokio::time::sleep(takes)).await;
-        })
-        .await;
-    outer.note("rung", "FULL");
+    let outer = stage("scatter", Instant::now()).of("shards", 3_u32);
+    let inner = async {
+        let inner = stage("shard", Instant::now());
+        inner.run(tokio::time::sleep(takes)).await;
+    };
+    outer.run(inner).await;
+    outer.end(Instant::now());
+    note([("version", 7_u64.into()), ("rung", "FULL".into())]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,16 +79,16 @@ async fn a_fast_call_that_nobody_samples_is_forgotten() {
 async fn a_slow_call_is_sent_with_its_stages_below_it() {
     let (tracer, sent) = tracer(0.0);
     begin(&tracer, &caller(false)).run(work(SLOW)).await;
-    assert_eq!(sent.names(), ["rank", "score", "Score"]);
+    assert_eq!(sent.names(), ["shard", "scatter", "Score"]);
     let spans = sent.0.lock();
     let id = |i: usize| spans[i].span_context.span_id();
     let parents = [0, 1, 2].map(|i: usize| spans[i].parent_span_id);
     assert_eq!(parents, [id(1), id(2), SpanId::from(7)]);
     assert!(spans.iter().all(|span| span.span_context.trace_id().to_string() == TRACE));
     assert!(spans.iter().all(|span| span.span_context.is_sampled()), "the library would drop them");
-    let notes = [KeyValue::new("shard", 3_i64), KeyValue::new("rung", "FULL")];
-    assert_eq!(spans[1].attributes, notes);
+    assert_eq!(spans[1].attributes, [KeyValue::new("shards", 3_i64)]);
     let call = &spans[2];
+    assert!(call.attributes.ends_with(&[KeyValue::new("version", 7_i64), KeyValue::new("rung", "FULL")]));
     assert_eq!((&call.span_kind, call.parent_span_is_remote), (&SpanKind::Server, true));
     assert_eq!(call.end_time.duration_since(call.start_time).unwrap(), SLOW);
 }
@@ -98,7 +99,7 @@ async fn a_failed_call_is_sent_and_its_stages_are_bounded() {
     begin(&tracer, &SpanContext::NONE)
         .run(async {
             for _ in 0..1000 {
-                drop(stage("part"));
+                drop(stage("part", Instant::now()));
             }
             finish(Answered { code: "INTERNAL", our_fault: true, took: SLOW / 2 });
         })
@@ -117,7 +118,7 @@ async fn a_call_that_is_dropped_is_sent_if_it_is_sampled() {
     let mut call = Box::pin(begin(&tracer, &SpanContext::NONE).run(work(SLOW)));
     assert!(futures::poll!(&mut call).is_pending());
     drop(call);
-    assert_eq!(sent.names(), ["rank", "score", "Score"]);
+    assert_eq!(sent.names(), ["shard", "scatter", "Score"]);
     // Whoever is called follows the caller, whatever the ratio.
     begin(&tracer, &caller(false)).run(work(Duration::ZERO)).await;
     assert_eq!(sent.names().len(), 3);
@@ -127,7 +128,7 @@ async fn a_call_that_is_dropped_is_sent_if_it_is_sampled() {
 async fn whoever_is_called_hangs_below_the_stage_that_calls() {
     let (tracer, sent) = tracer(0.0);
     let said = begin(&tracer, &caller(true)).run(async {
-        let stage = stage("shard");
+        let stage = stage("shard", Instant::now());
         stage.run(async { (traceparent(), Line(traceparent())) }).await
     });
     let (text, line) = said.await;
@@ -136,6 +137,33 @@ async fn whoever_is_called_hangs_below_the_stage_that_calls() {
     let read = caller_of(&line);
     assert_eq!((read.span_id(), read.is_sampled()), (spans[0].span_context.span_id(), true));
     assert_eq!(traceparent(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stages_that_run_at_once_are_kept_apart() {
+    let (tracer, sent) = tracer(0.0);
+    let at = || caller_of(&Line(traceparent())).span_id();
+    let below = async |name| {
+        let stage = stage(name, Instant::now());
+        let work = async {
+            let before = at();
+            tokio::task::yield_now().await;
+            [before, at()]
+        };
+        stage.run(work).await
+    };
+    let call = begin(&tracer, &caller(true)).run(async {
+        let before = at();
+        let (features, encode) = tokio::join!(below("features"), below("encode"));
+        (features, encode, [before, at()])
+    });
+    let (features, encode, call) = call.await;
+    let spans = sent.0.lock();
+    let told = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+    for (name, seen) in [("features", features), ("encode", encode), ("Score", call)] {
+        assert_eq!(seen, [told(name).span_context.span_id(); 2], "{name}");
+    }
+    assert_eq!([told("features").parent_span_id, told("encode").parent_span_id], call);
 }
 
 proptest! {
