@@ -11,6 +11,7 @@ BENCH      := $(PIPELINES)/bin/python deploy/bench
 ETCD       := $(TOOLS)/etcd/etcd
 TEST_TOOLS := $(TOOLS)/tests
 ORT_GPU    := $(TOOLS)/onnxruntime-gpu/libonnxruntime.so
+CUDA       := $(TOOLS)/cuda/stamp
 PROMETHEUS := $(TOOLS)/prometheus/prometheus
 REDIS      := $(TOOLS)/redis/redis-server
 GRAFANA    := $(TOOLS)/grafana
@@ -206,6 +207,15 @@ kubernetes: $(KUBERNETES)/stamp ## Build a Kubernetes for the chart's tests into
 test-kubernetes: kubernetes $(ORT) $(ETCD) $(REDIS) $(HELM_TOOLS)/stamp $(DOCKER)/stamp ## Run the chart's tests on that Kubernetes
 	$(CARGO) test --workspace --locked --no-run --quiet
 	$(HELM_TOOLS)/bin/python -m pytest -q -rs -p no:cacheprovider tests/helm/test_kubernetes.py
+
+$(CUDA): deploy/onnxruntime/fetch-cuda.sh deploy/onnxruntime/cuda.txt
+	deploy/onnxruntime/fetch-cuda.sh $(dir $@)
+	@touch $@
+
+.PHONY: test-gpu-image
+test-gpu-image: $(ORT) $(ORT_GPU) $(CUDA) $(HELM_TOOLS)/stamp $(DOCKER)/stamp ## Build the image for GPUs, of 2 GB, and run it without one
+	$(CARGO) test --workspace --locked --no-run --quiet
+	$(HELM_TOOLS)/bin/python -m pytest -q -rs -p no:cacheprovider tests/helm/test_image.py
 
 # Measurements are no tests: they need a quiet machine. QUICK=1: everything in the small, in about two minutes.
 QUICK ?=

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Prints what is in Endcap's image as SPDX 2.3: the crates that the binary is linked from (Cargo.lock, without those of
-builds and tests), ONNX Runtime, and the Debian packages of the files given as arguments.
+builds and tests), ONNX Runtime, and the Debian packages of the files given as arguments; with --gpu, ONNX Runtime for
+GPUs and NVIDIA's libraries instead, for an image whose Debian lists its packages itself.
 
     sbom.py FILE…
+    sbom.py --gpu
 """
 
 import hashlib
@@ -43,9 +45,14 @@ def owner(file: str) -> str:
     raise SystemExit(f"sbom.py: {file} belongs to no Debian package")
 
 
-def onnxruntime() -> set[tuple[str, str, str]]:
-    [version] = re.findall(r"^version=(.*)$", (ROOT / "deploy/onnxruntime/fetch.sh").read_text(), re.MULTILINE)
-    return {("onnxruntime", version, f"pkg:pypi/onnxruntime@{version}")}
+def onnxruntime(name: str, script: str) -> set[tuple[str, str, str]]:
+    [version] = re.findall(r"^version=(.*)$", (ROOT / "deploy/onnxruntime" / script).read_text(), re.MULTILINE)
+    return {(name, version, f"pkg:pypi/{name}@{version}")}
+
+
+def cuda() -> set[tuple[str, str, str]]:
+    pinned = re.findall(r"^(nvidia-\S+)==(\S+) ", (ROOT / "deploy/onnxruntime/cuda.txt").read_text(), re.MULTILINE)
+    return {(name, version, f"pkg:pypi/{name}@{version}") for name, version in pinned}
 
 
 def document(parts: list[tuple[str, str, str]]) -> dict:
@@ -80,6 +87,9 @@ def document(parts: list[tuple[str, str, str]]) -> dict:
 
 
 if __name__ == "__main__":
-    found = sorted(crates() | onnxruntime() | debian(sys.argv[1:]))
-    json.dump(document(found), sys.stdout, indent=1)
+    if sys.argv[1:] == ["--gpu"]:
+        libraries = onnxruntime("onnxruntime-gpu", "fetch-gpu.sh") | cuda()
+    else:
+        libraries = onnxruntime("onnxruntime", "fetch.sh") | debian(sys.argv[1:])
+    json.dump(document(sorted(crates() | libraries)), sys.stdout, indent=1)
     print()

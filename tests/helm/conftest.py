@@ -45,18 +45,19 @@ class Builder:
         self.name = f"endcap-test-{os.getpid()}"
         self.images = set()
 
-    def imported(self, folder, image, *changes):
-        """An image that holds what the folder holds."""
-        tar = ["tar", "--numeric-owner", "--create", "--file=-", f"--directory={folder}", "."]
+    def imported(self, folder, image, *changes, follow=False):
+        """An image that holds what the folder holds, or where its links lead."""
+        links = ["--dereference"] if follow else []
+        tar = ["tar", *links, "--numeric-owner", "--create", "--file=-", f"--directory={folder}", "."]
         with subprocess.Popen(tar, stdout=subprocess.PIPE) as archive:
             docker("import", *(f"--change={change}" for change in changes), "-", image, stdin=archive.stdout)
         self.images.add(image)
         return image
 
-    def endcap(self, root, tag, *options):
+    def endcap(self, root, tag, *options, target="endcap"):
         built = self.imported(root.parent, f"{self.name}-root:{tag}")
         image = f"{self.name}:{tag}"
-        arguments = [f"--build-arg=BUILT={built}", f"--tag={image}", "--target=endcap", *options]
+        arguments = [f"--build-arg=BUILT={built}", f"--tag={image}", f"--target={target}", *options]
         docker("build", f"--file={DOCKERFILE}", *arguments, chart.ROOT, env={**os.environ, "DOCKER_BUILDKIT": "1"})
         self.images.add(image)
         return image
