@@ -31,7 +31,7 @@ class Scene:
     cores: set[int]
     deadline: str
     # Of each request.
-    rows: int
+    rows: int = 200
     peak: float = 0.0
 
     def candidates(self) -> list[str]:
