@@ -133,10 +133,12 @@ fn print(found: impl Iterator<Item = (impl fmt::Display, Option<pb::FeatureGroup
 
 fn as_json(entity: &Entity, group: Option<pb::FeatureGroup>) -> serde_json::Value {
     let Some(group) = group else { return json!({"entity": entity.to_string(), "features": null}) };
-    let number =
-        |value: pb::FeatureValue| if value.ints.is_empty() { json!(value.floats) } else { json!(value.ints) };
+    let numbers = |value: pb::FeatureValue| match value.ints.is_empty() {
+        true => value.floats.into_iter().map(output::number).collect(),
+        false => json!(value.ints),
+    };
     let features: serde_json::Map<_, _> =
-        sorted(group.values).into_iter().map(|(name, value)| (name, number(value))).collect();
+        sorted(group.values).into_iter().map(|(name, value)| (name, numbers(value))).collect();
     json!({"entity": entity.to_string(), "features": features, "age_ms": group.age_ms, "ttl_ms": group.ttl_ms})
 }
 
@@ -216,6 +218,17 @@ mod tests {
             let error = value(wrong).unwrap_err();
             assert!(error.contains(expected), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn numbers_are_as_short_in_json_as_they_were_given() {
+        let entity: Entity = "user/ada".parse().unwrap();
+        let floats = "user.a=0.1,-2.5e-8,16777216.5,3".parse::<Assignment>().unwrap();
+        let ints = "user.b=9007199254740993".parse::<Assignment>().unwrap();
+        let values = [floats, ints].map(|given| (given.name.to_string(), given.value)).into();
+        let group = pb::FeatureGroup { values, ..Default::default() };
+        let shown = as_json(&entity, Some(group))["features"].to_string();
+        assert_eq!(shown, r#"{"user.a":[0.1,-2.5e-8,16777216.0,3.0],"user.b":[9007199254740993]}"#);
     }
 
     #[test]

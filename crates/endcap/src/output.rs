@@ -29,6 +29,12 @@ pub(crate) fn line(text: impl std::fmt::Display) {
     let _closed_pipe = writeln!(std::io::stdout().lock(), "{text}");
 }
 
+/// A number in as few digits as tell it from its neighbours: as the wider number that JSON has, 0.1 would be
+/// 0.10000000149011612.
+pub(crate) fn number(number: f32) -> serde_json::Value {
+    number.to_string().parse::<f64>().map_or(serde_json::Value::Null, Into::into)
+}
+
 /// Prints a value as indented JSON.
 pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?);

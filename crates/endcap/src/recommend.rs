@@ -69,8 +69,8 @@ pub(crate) fn print(format: Output, answer: &pb::RecommendResponse, fields: &[St
 
 fn item_json(item: &pb::RankedItem) -> serde_json::Value {
     json!({
-        "item_id": item.item_id, "score": item.score, "retrieval_score": item.retrieval_score,
-        "fields": item.fields,
+        "item_id": item.item_id, "score": output::number(item.score),
+        "retrieval_score": output::number(item.retrieval_score), "fields": item.fields,
     })
 }
 
