@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use endcap::metrics::{CATALOGUE, page};
+use endcap_types::MetricKind;
 
 #[test]
 fn the_committed_catalogue_is_current() {
@@ -19,6 +20,9 @@ fn every_metric_is_declared_once_with_sorted_labels_and_a_sentence() {
         assert!(metric.labels.is_sorted(), "the labels of {} are out of order", metric.name);
         assert!(metric.help.ends_with('.'), "the help of {} is no sentence", metric.name);
         let total = metric.name.ends_with("_total");
-        assert_eq!(total, metric.kind == endcap_types::MetricKind::Counter, "{}", metric.name);
+        assert_eq!(total, metric.kind == MetricKind::Counter, "{}", metric.name);
+        // Others would be counted into the buckets of times.
+        let has_buckets = ["seconds", "ratio", "rows"].contains(&metric.unit());
+        assert!(has_buckets || metric.kind != MetricKind::Histogram, "{} has no buckets", metric.name);
     }
 }
